@@ -1,0 +1,239 @@
+//! [`Error`]: what can go wrong with a source or an image as a whole.
+//!
+//! A byte that cannot be read is no such error: it is a [`Fault`](crate::memory::Fault) or a
+//! [`Gap`](crate::memory::Gap). Each level says its own part only: the cause is in `source()`, never in the text.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::threads::Pid;
+
+/// What can go wrong with a source or an image as a whole.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No process has this number or name.
+    #[error("no process `{0}`")]
+    NoSuchProcess(String),
+    /// Several processes have this name.
+    #[error("`{name}` is the name of {} processes", candidates.len())]
+    Ambiguous {
+        /// The name that was asked for.
+        name: String,
+        /// All that have it.
+        candidates: Vec<Candidate>,
+    },
+    /// The process ended.
+    #[error("process {pid} has ended")]
+    Ended {
+        /// Its number.
+        pid: Pid,
+    },
+    /// The process called exec: the address space that was opened is gone.
+    #[error("process {pid} became another program (exec)")]
+    Replaced {
+        /// Its number.
+        pid: Pid,
+    },
+    /// The process has no memory of its own: a kernel thread or a zombie.
+    #[error("process {pid} has no memory: it is {kind}")]
+    NoMemory {
+        /// Its number.
+        pid: Pid,
+        /// `a kernel thread` or `a zombie`.
+        kind: &'static str,
+    },
+    /// The kernel refuses.
+    #[error("no permission to {action} of process {pid}")]
+    Refused {
+        /// Its number.
+        pid: Pid,
+        /// What was tried, such as `read the memory`.
+        action: &'static str,
+        /// Which gate refuses, as far as it can be told.
+        reason: Refusal,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kernel did not answer in time.
+    #[error("process {pid} is stuck: the kernel did not {action} within {limit:?}")]
+    TimedOut {
+        /// Its number.
+        pid: Pid,
+        /// What was tried.
+        action: &'static str,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The process cannot be stopped.
+    #[error("cannot stop process {pid}")]
+    CannotStop {
+        /// Its number.
+        pid: Pid,
+        /// Why.
+        #[source]
+        source: StopError,
+    },
+    /// A system call failed.
+    #[error("cannot {action}")]
+    Os {
+        /// What was tried, with its object, such as `read /proc/17/maps`.
+        action: String,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{} is no image that can be read", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: FormatError,
+    },
+    /// An output cannot be written.
+    #[error("cannot write {}", path.display())]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: OutputError,
+    },
+}
+
+/// A process that a name may have meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its number.
+    pub pid: Pid,
+    /// Its user.
+    pub uid: u32,
+    /// Its command line, arguments joined by spaces.
+    pub command: String,
+}
+
+/// Which gate keeps a process' memory shut (ptrace(2), "Ptrace access mode checking").
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It belongs to another user.
+    OtherUser {
+        /// Whose it is.
+        uid: u32,
+    },
+    /// It is not dumpable: it changed its user, or runs a file that its user may not read, or asked for it.
+    NotDumpable,
+    /// Yama's `ptrace_scope` allows it to fewer than asked.
+    Yama {
+        /// The scope, 1 to 3.
+        scope: u8,
+    },
+    /// It lives in a user namespace where this process has no capability.
+    UserNamespace,
+    /// It has capabilities that this process lacks.
+    MoreCapabilities,
+    /// Another tracer holds it.
+    Traced {
+        /// The tracer.
+        by: Pid,
+        /// The tracer's name.
+        name: String,
+    },
+    /// `/proc` hides processes of others (`hidepid`).
+    Hidden,
+    /// None of these: a security module, seccomp, lockdown.
+    Other,
+}
+
+/// Why a process cannot be stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// Another tracer holds it.
+    #[error("it is traced by process {by} ({name})")]
+    Traced {
+        /// The tracer.
+        by: Pid,
+        /// The tracer's name.
+        name: String,
+    },
+    /// It is the caller itself, or shares its memory with it.
+    #[error("it is the process that asks")]
+    Itself,
+    /// ptrace is refused.
+    #[error("the kernel refuses to attach")]
+    Refused(#[source] std::io::Error),
+    /// No thread is left.
+    #[error("no thread of it is left")]
+    NoThreads,
+    /// Any other failure.
+    #[error("{action} failed")]
+    Os {
+        /// What was tried.
+        action: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What is wrong with an image.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// Neither an ELF core nor a region directory.
+    #[error("it is no ELF core")]
+    NotACore,
+    /// An ELF file, but a program or a library.
+    #[error("it is an ELF {0}, not a core")]
+    OtherElf(&'static str),
+    /// Shorter than what its header promises needs.
+    #[error("it ends within its {0}")]
+    Truncated(&'static str),
+    /// A number in it makes no sense.
+    #[error("{0}")]
+    Nonsense(String),
+    /// It cannot be read at all.
+    #[error("reading it failed")]
+    Io(#[source] std::io::Error),
+}
+
+/// Why an output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutputError {
+    /// Something has that name already.
+    #[error("the file exists")]
+    Exists,
+    /// The file system lacks the room.
+    #[error("it needs {needed} bytes, and {free} are free")]
+    NoSpace {
+        /// What the image takes.
+        needed: u64,
+        /// What is there.
+        free: u64,
+    },
+    /// RLIMIT_FSIZE is lower than the image's size.
+    #[error("the image takes {needed} bytes, and this process may write files of {limit} (RLIMIT_FSIZE)")]
+    SizeLimit {
+        /// The apparent size of the image.
+        needed: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The reader went away.
+    #[error("the reader closed the pipe")]
+    Closed,
+    /// Any other failure.
+    #[error("{action} failed")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,3 @@
+//! Files as sources and as outputs.
+
+pub mod record;

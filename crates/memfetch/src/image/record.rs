@@ -1,0 +1,85 @@
+//! What an image says about itself: [`Origin`], known before its first byte, and [`Outcome`], known behind its
+//! last one.
+//!
+//! Both are JSON, so that `strings` and `jq` read them where nothing else is at hand. docs/formats.md describes
+//! the fields.
+
+use serde::{Deserialize, Serialize};
+
+use crate::memory::{Gaps, Touch};
+use crate::threads::Pid;
+
+/// How the memory was held still while it was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Not at all: pages may be of different instants.
+    Live,
+    /// All threads stopped for as long as the copy took.
+    Freeze,
+}
+
+/// Which regions and pages are saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contents {
+    /// What `/proc/PID/coredump_filter` asks for, plus every private file page that was written.
+    #[default]
+    Default,
+    /// Everything that can be read.
+    Full,
+    /// Registers, stacks, and what unwinding needs.
+    Minimal,
+}
+
+/// Where an image came from: the note that stands ahead of the data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The version of memfetch that wrote it.
+    pub version: String,
+    /// The process.
+    pub pid: Pid,
+    /// When the copy began, in nanoseconds since 1970 UTC.
+    pub started_ns: u64,
+    /// The name of the host (uname(2), `nodename`).
+    pub host: String,
+    /// The kernel (uname(2), `release`).
+    pub kernel: String,
+    /// How the memory was held still.
+    pub mode: Mode,
+    /// What was saved.
+    pub contents: Contents,
+    /// Which pages were allowed to be touched.
+    pub touch: Touch,
+    /// The offset in the file at which the trailer begins. A file that ends there or before is incomplete.
+    pub trailer_offset: u64,
+}
+
+/// What is known only at the end: the first part of the trailer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// When the last byte was copied, in nanoseconds since 1970 UTC.
+    pub finished_ns: u64,
+    /// The longest time for which a thread was held, in nanoseconds.
+    pub pause_ns: u64,
+    /// How often all threads were stopped.
+    pub stops: u32,
+    /// How many threads there were.
+    pub threads: u64,
+    /// How many of them have only part of their registers.
+    pub partial_threads: u64,
+    /// How many were woken from a system call by the stop and put back into it.
+    pub rewound_calls: u64,
+    /// Bytes copied from the process.
+    pub read_bytes: u64,
+    /// Bytes copied from the files behind its mappings.
+    pub file_bytes: u64,
+    /// Bytes known to be zero because they were never touched, and not read.
+    pub absent_bytes: u64,
+    /// Bytes that were not wanted (contents, selectors).
+    pub unwanted_bytes: u64,
+    /// What was wanted and is missing.
+    pub gaps: Gaps,
+    /// Sentences about what a reader should know, such as why another mode was taken.
+    pub remarks: Vec<String>,
+}
