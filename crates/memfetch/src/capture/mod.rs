@@ -1,1 +1,3 @@
 //! From a live process to an image.
+
+pub mod plan;

@@ -1,3 +1,4 @@
 //! Files as sources and as outputs.
 
+pub mod encode;
 pub mod record;
