@@ -20,6 +20,7 @@ pub mod threads;
 
 pub use address::{Address, Span};
 pub use error::Error;
+pub use image::Image;
 pub use memory::{
     ByteOrder, Cause, Fault, Gap, Gaps, Memory, PageRun, PageRuns, PageState, Platform, ReadError, Touch,
     WordSize,

@@ -1,4 +1,299 @@
-//! Files as sources and as outputs.
+//! Files as sources and as outputs: [`Image`] reads them back, [`verify`] tells whether they are whole.
+//!
+//! # What an image of ours adds to a core
+//!
+//! A note ahead of the data ([`note`]) and a block behind it ([`trailer`]). Without the block a file of ours
+//! is known to be incomplete; with it, the names, the permissions and the page states are those of the
+//! process, and a gap is a gap although the file has filler in its place.
 
+mod elf;
 pub mod encode;
+mod leb128;
+pub mod note;
+mod pages;
 pub mod record;
+mod store;
+pub mod trailer;
+pub mod verify;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+pub use elf::ProcessFacts;
+pub use verify::{Verdict, verify};
+
+use self::elf::{Header, Notes, ProgramHeaders, Segment};
+use self::record::{Origin, Outcome};
+use self::store::Store;
+use self::trailer::Trailer;
+use crate::address::{Address, Span};
+use crate::error::{Error, FormatError};
+use crate::maps;
+use crate::memory::{Cause, Memory, PageRuns, Platform, ReadError};
+use crate::region::RegionMap;
+use crate::threads::{SignalInfo, Thread, Threads};
+
+/// The memory of a process as a file has it: an ELF core of ours, of gdb's, of the kernel's.
+///
+/// The file is held open and read as it is asked for; its headers and notes are read once, when it is opened.
+/// A file that was cut short still gives its threads and regions, and what is cut off is
+/// [`Cause::Truncated`].
+///
+/// ```no_run
+/// use memfetch::{Image, Memory};
+///
+/// let image = Image::open("redis.core")?;
+/// for region in &image.regions()? {
+///     println!("{} {} {}", region.span, region.permissions, region.name().display());
+/// }
+/// # Ok::<(), memfetch::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Image {
+    store: Store,
+    platform: Platform,
+    /// In the order of their addresses, none over another.
+    segments: Vec<Segment>,
+    regions: RegionMap,
+    pages: PageRuns,
+    threads: Vec<Thread>,
+    process: Option<ProcessFacts>,
+    auxv: Vec<(u64, u64)>,
+    origin: Option<Origin>,
+    outcome: Option<Outcome>,
+    completeness: Completeness,
+    /// The end of the last byte that a program header promises.
+    file_end: u64,
+}
+
+/// Whether an image is all that was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "is", content = "why")]
+pub enum Completeness {
+    /// It is not of ours and does not tell. Bytes that its file lacks are [`Cause::Truncated`].
+    Foreign,
+    /// It ends with its trailer. Whether its data is unaltered only [`verify`] tells.
+    Complete,
+    /// It is of ours and lacks something: memory that was never written to it reads as zero here and there.
+    Incomplete(Shortfall),
+}
+
+/// What an image of ours lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case", tag = "what", content = "cause")]
+pub enum Shortfall {
+    /// The file ends before its data does.
+    #[error("it ends before its data does")]
+    Data,
+    /// The file ends within the trailer.
+    #[error("it ends within its trailer")]
+    Trailer,
+    /// The trailer is not what was written.
+    #[error("{0}")]
+    TrailerDamaged(String),
+    /// Its own note is not what was written.
+    #[error("{0}")]
+    NoteDamaged(String),
+}
+
+impl Image {
+    /// Opens a file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] where it cannot be opened, [`Error::Format`] where it is no ELF core, or is cut off
+    /// before the end of its program headers.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let store = Store::open(path)?;
+        Self::from_store(store).map_err(|source| Error::Format { path: path.to_owned(), source })
+    }
+
+    /// The image that these bytes are: for one that is in memory already.
+    ///
+    /// # Errors
+    ///
+    /// As for the contents of a file.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, FormatError> {
+        Self::from_store(Store::Memory(bytes))
+    }
+
+    fn from_store(store: Store) -> Result<Self, FormatError> {
+        let header = Header::read(&store)?;
+        let ProgramHeaders { segments, notes, file_end } = header.program_headers(&store)?;
+        let segments = elf::in_order(segments);
+        let mut notes = Notes::read(&store, &header, &notes)?;
+
+        let (origin, trailer, completeness) = match notes.origin.take() {
+            None => (None, None, Completeness::Foreign),
+            Some(Err(error)) => {
+                (None, None, Completeness::Incomplete(Shortfall::NoteDamaged(error.to_string())))
+            }
+            Some(Ok(origin)) => match own_map(&store, &origin) {
+                Ok(trailer) => (Some(origin), Some(trailer), Completeness::Complete),
+                Err(shortfall) => (Some(origin), None, Completeness::Incomplete(shortfall)),
+            },
+        };
+        let ours = completeness != Completeness::Foreign;
+        let (regions, pages, outcome) = match trailer {
+            Some((regions, trailer)) => {
+                let pages = pages::by_trailer(&segments, store.len(), &regions, &trailer);
+                (regions, pages, Some(trailer.outcome))
+            }
+            None => {
+                let regions = elf::regions(&segments, &notes, &header, ours);
+                (regions, pages::by_segments(&segments, store.len()), None)
+            }
+        };
+        let platform = Platform {
+            machine: header.machine,
+            word: header.encoding.word,
+            byte_order: header.encoding.order,
+            page_size: page_size(&notes),
+        };
+        let Notes { mut threads, process, auxv, .. } = notes;
+        for thread in &mut threads {
+            if ours && thread.signal.as_ref().is_some_and(is_placeholder) {
+                thread.signal = None;
+            }
+            // The process is named for its first thread.
+            if let Some(process) = process.as_ref().filter(|process| process.pid == thread.tid) {
+                thread.name.clone_from(&process.name);
+            }
+        }
+        Ok(Self {
+            store,
+            platform,
+            segments,
+            regions,
+            pages,
+            threads,
+            process,
+            auxv,
+            origin,
+            outcome,
+            completeness,
+            file_end,
+        })
+    }
+
+    /// What is known of the process as a whole (NT_PRPSINFO).
+    #[must_use]
+    pub const fn process(&self) -> Option<&ProcessFacts> {
+        self.process.as_ref()
+    }
+
+    /// The auxiliary vector, keys (`AT_*`) and values, without its last entry; empty where the image has
+    /// none.
+    #[must_use]
+    pub fn auxv(&self) -> &[(u64, u64)] {
+        &self.auxv
+    }
+
+    /// Where the image came from, if it is of ours.
+    #[must_use]
+    pub const fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// How the capture went, if the image is of ours and complete.
+    #[must_use]
+    pub const fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// Whether the image is all that was written.
+    #[must_use]
+    pub const fn completeness(&self) -> &Completeness {
+        &self.completeness
+    }
+}
+
+impl Memory for Image {
+    fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    fn regions(&self) -> Result<RegionMap, Error> {
+        Ok(self.regions.clone())
+    }
+
+    fn pages(&self, span: Span) -> Result<PageRuns, Error> {
+        let mut runs = PageRuns::new();
+        runs.extend(self.pages.within(span));
+        Ok(runs)
+    }
+
+    fn read_at(&self, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let mut filled = 0;
+        while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let here = at.checked_add(filled as u64).ok_or(Cause::NotMapped);
+            match here.and_then(|here| self.read_run(here, rest)) {
+                Ok(read) => filled = filled.saturating_add(read),
+                Err(cause) if filled == 0 => return Err(ReadError::fault(at, cause)),
+                Err(_) => break,
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl Image {
+    /// Reads from one run of pages and one segment.
+    fn read_run(&self, at: Address, buf: &mut [u8]) -> Result<usize, Cause> {
+        let run = self.pages.at(at).ok_or(Cause::NotMapped)?;
+        if let Some(cause) = run.state.refusal() {
+            return Err(cause);
+        }
+        let up_to = |end: Address| usize::try_from(end.offset_from(at).unwrap_or(0)).unwrap_or(usize::MAX);
+        let wanted = buf.len().min(up_to(run.span.end()));
+        if run.state.is_known_zero() {
+            let part = buf.get_mut(..wanted).ok_or(Cause::NotSaved)?;
+            part.fill(0);
+            return Ok(wanted);
+        }
+        let segment = elf::at(&self.segments, at).ok_or(Cause::NotSaved)?;
+        let offset = segment.offset_of(at).ok_or(Cause::Truncated)?;
+        let part = buf.get_mut(..wanted.min(up_to(segment.span.end()))).ok_or(Cause::NotSaved)?;
+        match self.store.read_at(offset, part) {
+            // The file was cut short after it was opened.
+            Ok(0) => Err(Cause::Truncated),
+            Ok(read) => Ok(read),
+            Err(error) => {
+                Err(Cause::Os(error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error())))
+            }
+        }
+    }
+}
+
+impl Threads for Image {
+    fn threads(&self) -> Result<Vec<Thread>, Error> {
+        Ok(self.threads.clone())
+    }
+}
+
+/// The trailer that the note tells of, and the map in it.
+fn own_map(store: &Store, origin: &Origin) -> Result<(RegionMap, Trailer), Shortfall> {
+    let trailer = Trailer::read_at(store, origin.trailer_offset).map_err(|error| match error {
+        FormatError::Truncated("data") => Shortfall::Data,
+        FormatError::Truncated(_) => Shortfall::Trailer,
+        other => Shortfall::TrailerDamaged(other.to_string()),
+    })?;
+    let regions = maps::parse(&trailer.maps).map_err(|error| Shortfall::TrailerDamaged(error.to_string()))?;
+    Ok((regions, trailer))
+}
+
+/// The SIGSTOP that an image of ours has for a thread that no signal had stopped: readers want one.
+fn is_placeholder(signal: &SignalInfo) -> bool {
+    let number_bytes = 4;
+    signal.number == 19 && signal.bytes.iter().skip(number_bytes).all(|&byte| byte == 0)
+}
+
+/// The size of a page: by the auxiliary vector, else by the unit of NT_FILE, else what most machines have.
+fn page_size(notes: &Notes) -> u64 {
+    const AT_PAGESZ: u64 = 6;
+    let plausible = |size: &u64| size.is_power_of_two() && (1 << 10..=1 << 24).contains(size);
+    let told = notes.auxiliary(AT_PAGESZ).filter(plausible);
+    told.or(notes.file_unit.filter(plausible)).unwrap_or(4096)
+}
