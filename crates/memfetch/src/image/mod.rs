@@ -1,4 +1,4 @@
-//! Files as sources and as outputs: [`Image`] reads them back, [`verify`] tells whether they are whole.
+//! Files as sources and as outputs: [`Image`] reads them back, [`verify()`] tells whether they are whole.
 //!
 //! # What an image of ours adds to a core
 //!
@@ -72,7 +72,7 @@ pub struct Image {
 pub enum Completeness {
     /// It is not of ours and does not tell. Bytes that its file lacks are [`Cause::Truncated`].
     Foreign,
-    /// It ends with its trailer. Whether its data is unaltered only [`verify`] tells.
+    /// It ends with its trailer. Whether its data is unaltered only [`verify()`] tells.
     Complete,
     /// It is of ours and lacks something: memory that was never written to it reads as zero here and there.
     Incomplete(Shortfall),
