@@ -229,7 +229,7 @@ fn numbers_of_gdb_count_offsets_in_bytes() {
         Core::new(shape).note("CORE", 0x4649_4c45, &note.bytes).load(Load::new(0x2000, 0x1000, 4, vec![]));
     let image = Image::from_bytes(core.build()).unwrap();
     let regions = image.regions().unwrap();
-    assert_eq!(regions.as_slice()[0].file().unwrap().offset, 0x6000);
+    assert_eq!(regions.at(Address::new(0x2000)).and_then(Region::file).unwrap().offset, 0x6000);
 }
 
 #[test]
@@ -263,6 +263,50 @@ fn note_segments_over_one_another_cost_no_time() {
 }
 
 #[test]
+fn mappings_that_only_the_notes_know_are_mapped() {
+    let shape = SHAPES[0];
+    let mapped = [(0x1000, 0x5000, 1, "/a"), (0x4000, 0x6000, 0, "/over"), (0x9000, 0xa000, 0, "/b")];
+    let core = Core::new(shape)
+        .note("CORE", 0x4649_4c45, &synth::files(shape, &mapped))
+        .load(Load::new(0x2000, 0x1000, 6, pattern(1, 0x1000)))
+        .load(Load::new(0x3000, 0x1000, 5, pattern(2, 0x1000)));
+    let image = Image::from_bytes(core.build()).unwrap();
+    let row = |start, end, permissions: &str, name: &str| (start, end, permissions.into(), name.into());
+    assert_eq!(
+        names(&image.regions().unwrap()),
+        [
+            row(0x1000, 0x2000, "---p", "/a"),
+            row(0x2000, 0x3000, "rw-p", "/a"),
+            row(0x3000, 0x4000, "r-xp", "/a"),
+            row(0x4000, 0x6000, "---p", "/over"),
+            row(0x9000, 0xa000, "---p", "/b"),
+        ]
+    );
+    assert_eq!(read(&image, 0x1000, 1), Err(Cause::NotSaved));
+    exercise(&image);
+}
+
+#[test]
+fn the_pages_of_the_vdso_are_named() {
+    let shape = SHAPES[0];
+    for (below, expected) in [
+        (vec![], vec!["[vdso]"]),
+        (vec![0x6000], vec!["[vvar]", "[vdso]"]),
+        (vec![0x5000, 0x6000], vec!["[vvar]", "[vvar_vclock]", "[vdso]"]),
+        (vec![0x5000], vec!["", "[vdso]"]),
+    ] {
+        let mut core = Core::new(shape).note("CORE", 6, &synth::auxv(shape, &[(33, 0x7000)]));
+        core = core.load(Load::new(0x7000, 0x1000, 5, vec![]));
+        for start in below {
+            core = core.load(Load::new(start, 0x1000, 4, vec![]));
+        }
+        let image = Image::from_bytes(core.build()).unwrap();
+        let regions = names(&image.regions().unwrap());
+        assert_eq!(regions.into_iter().map(|(.., name)| name).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
 fn the_stack_is_found_by_the_stack_pointer_too() {
     for shape in SHAPES {
         let core = Core::new(shape)
@@ -279,7 +323,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..4096), head in any::<bool>()) {

@@ -65,6 +65,9 @@ const MAPS: &[u8] =
 00020000-00022000 ---p 00000000 00:00 0                                  [anon:fenced]\n\
 00030000-00031000 r--p 00000000 00:00 0                                  [vvar]\n";
 
+/// Kinds and bytes.
+type Sections = Vec<(u32, Vec<u8>)>;
+
 /// Where the image of ours has its data and its trailer.
 const DATA: u64 = BLOCK - 0x1000;
 const TRAILER: u64 = DATA + 0x6000;
@@ -99,7 +102,7 @@ fn extents() -> Vec<(u64, u64)> {
     vec![(0, 0x400), (DATA, 0x1000), (DATA + 0x2000, 0x1000)]
 }
 
-fn sections(file: &[u8]) -> Vec<(u32, Vec<u8>)> {
+fn sections(file: &[u8]) -> Sections {
     let mut pages = vec![12];
     for (distance, length, state) in
         [(0x10, 1, 2), (0, 1, 0), (0, 1, 16 + 1), (0x20 - 0x13, 1, 0), (0, 1, 16 + 15)]
@@ -332,7 +335,7 @@ fn the_encoder_writes_what_is_documented() {
 #[test]
 fn a_trailer_is_refused_for_what_is_wrong_with_it() {
     let sections = sections(&core());
-    let error = |change: &dyn Fn(&mut Vec<(u32, Vec<u8>)>)| {
+    let error = |change: &dyn Fn(&mut Sections)| {
         let mut changed = sections.clone();
         change(&mut changed);
         Trailer::decode(&literal(&changed)).unwrap_err().to_string()
@@ -397,6 +400,8 @@ fn states() -> impl Strategy<Value = PageState> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn trailers_survive_encoding(
         runs in prop::collection::vec((0..1_u64 << 40, 1..1_u64 << 40, states()), 0..20),

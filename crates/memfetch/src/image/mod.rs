@@ -135,14 +135,16 @@ impl Image {
             },
         };
         let ours = completeness != Completeness::Foreign;
-        let (regions, pages, outcome) = match trailer {
+        let (segments, regions, pages, outcome) = match trailer {
             Some((regions, trailer)) => {
                 let pages = pages::by_trailer(&segments, store.len(), &regions, &trailer);
-                (regions, pages, Some(trailer.outcome))
+                (segments, regions, pages, Some(trailer.outcome))
             }
             None => {
+                let segments = elf::with_unsaved_files(segments, &notes);
                 let regions = elf::regions(&segments, &notes, &header, ours);
-                (regions, pages::by_segments(&segments, store.len()), None)
+                let pages = pages::by_segments(&segments, store.len());
+                (segments, regions, pages, None)
             }
         };
         let platform = Platform {
