@@ -248,6 +248,37 @@ fn claims_that_the_file_cannot_keep() {
     assert_eq!(Image::from_bytes(bytes).unwrap_err().to_string(), "it ends within its program headers");
 }
 
+/// A file of 1 TiB that is nearly all hole justifies no memory and no time.
+#[test]
+fn a_sparse_file_of_nothing() {
+    let shape = SHAPES[0];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sparse");
+    let open = |head: &[u8], apparent: u64| {
+        std::fs::write(&path, head).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(apparent).unwrap();
+        let begun = std::time::Instant::now();
+        let image = Image::open(&path);
+        assert!(begun.elapsed().as_secs() < 5);
+        image.map_err(|error| std::error::Error::source(&error).unwrap().to_string())
+    };
+    let core = full(shape).build();
+    let mut notes = core.clone();
+    notes[64 + 32..64 + 40].copy_from_slice(&(1_u64 << 39).to_le_bytes());
+    assert_eq!(open(&notes, 1 << 40).unwrap_err(), "its notes take more room than it has");
+    let mut counted = full(shape);
+    counted.counted_by_section = true;
+    let mut counted = counted.build();
+    let info = counted.len() - 64 + 44;
+    counted[info..info + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(open(&counted, 1 << 40).unwrap_err(), "it claims 4294967295 program headers");
+    // A million headers of nothing, which the file does have.
+    counted[info..info + 4].copy_from_slice(&1_000_000_u32.to_le_bytes());
+    assert_eq!(open(&counted, 1 << 40).unwrap().regions().unwrap().len(), 7);
+    let image = open(&core, 1 << 40).unwrap();
+    exercise(&image);
+}
+
 #[test]
 fn note_segments_over_one_another_cost_no_time() {
     let shape = SHAPES[0];
