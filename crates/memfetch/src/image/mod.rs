@@ -1,4 +1,4 @@
-//! Files as sources and as outputs: [`Image`] reads them back, [`verify`] tells whether they are whole.
+//! Files as sources and as outputs: [`Image`] reads them back, [`verify()`] tells whether they are whole.
 //!
 //! # What an image of ours adds to a core
 //!
@@ -73,7 +73,7 @@ pub struct Image {
 pub enum Completeness {
     /// It is not of ours and does not tell. Bytes that its file lacks are [`Cause::Truncated`].
     Foreign,
-    /// It ends with its trailer. Whether its data is unaltered only [`verify`] tells.
+    /// It ends with its trailer. Whether its data is unaltered only [`verify()`] tells.
     Complete,
     /// It is of ours and lacks something: memory that was never written to it reads as zero here and there.
     Incomplete(Shortfall),
@@ -136,14 +136,16 @@ impl Image {
             },
         };
         let ours = completeness != Completeness::Foreign;
-        let (regions, pages, outcome) = match trailer {
+        let (segments, regions, pages, outcome) = match trailer {
             Some((regions, trailer)) => {
                 let pages = pages::by_trailer(&segments, store.len(), &regions, &trailer);
-                (regions, pages, Some(trailer.outcome))
+                (segments, regions, pages, Some(trailer.outcome))
             }
             None => {
+                let segments = elf::with_unsaved_files(segments, &notes);
                 let regions = elf::regions(&segments, &notes, &header, ours);
-                (regions, pages::by_segments(&segments, store.len()), None)
+                let pages = pages::by_segments(&segments, store.len());
+                (segments, regions, pages, None)
             }
         };
         let platform = Platform {

@@ -1,8 +1,8 @@
-//! What an image says about itself: [`Origin`], known before its first byte, and [`Outcome`], known behind
-//! its last one.
+//! What an image says about itself: [`Origin`], known before its first byte, and [`Outcome`], known behind its
+//! last one.
 //!
-//! Both are JSON, so that `strings` and `jq` read them where nothing else is at hand. docs/formats.md
-//! describes the fields.
+//! Both are JSON, so that `strings` and `jq` read them where nothing else is at hand. docs/formats.md describes
+//! the fields.
 
 use serde::{Deserialize, Serialize};
 

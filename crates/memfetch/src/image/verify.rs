@@ -1,4 +1,4 @@
-//! [`verify`]: whether an image is whole and unaltered.
+//! [`verify()`]: whether an image is whole and unaltered.
 //!
 //! An image of ours has digests over all that was written, and what was not written must be zero; so a change
 //! of any byte is found, and told by its place in the file and in memory. A core of anyone else has no
@@ -14,7 +14,7 @@ use super::{Completeness, Image, Shortfall};
 use crate::address::Span;
 use crate::error::{Error, FormatError};
 
-/// What [`verify`] found.
+/// What [`verify()`] found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "verdict")]
 pub enum Verdict {
@@ -81,7 +81,7 @@ pub fn verify(path: impl AsRef<Path>, progress: &mut dyn FnMut(u64, u64)) -> Res
     verdict(store, progress).map_err(|source| Error::Format { path: path.to_owned(), source })
 }
 
-/// As [`verify`], for bytes that are in memory.
+/// As [`verify()`], for bytes that are in memory.
 ///
 /// # Errors
 ///

@@ -115,17 +115,20 @@ impl Header {
         Ok(section.and_then(|section| self.encoding.u32(&section, at)).map(u64::from))
     }
 
-    /// How many program headers there are where the section header is cut off, as it is from a shortened core
-    /// of the kernel (it stands last): the notes come first and begin where the table ends.
+    /// How many program headers there are where the section header is cut off, as it is from a shortened core of
+    /// the kernel or gdb (it stands last): what comes first in the file begins where the table ends, and that is
+    /// the notes or the first mapping.
     fn entries_by_layout(&self, store: &Store) -> Result<u64, FormatError> {
-        let cut = FormatError::Truncated("section header, which counts its program headers");
-        let Some(first) = store.exactly(self.table, entry_size(self.encoding))? else { return Err(cut) };
-        match ProgramHeader::parse(&first, self.encoding) {
-            Some(first) if first.kind == PT_NOTE => {
-                Ok(first.offset.saturating_sub(self.table).checked_div(self.entry_bytes).unwrap_or(0))
+        let cut = || FormatError::Truncated("section header, which counts its program headers");
+        let mut begin = u64::MAX;
+        for at in [self.table, self.table.saturating_add(self.entry_bytes)] {
+            let entry = store.exactly(at, entry_size(self.encoding))?.ok_or_else(cut)?;
+            match ProgramHeader::parse(&entry, self.encoding) {
+                Some(entry) if matches!(entry.kind, PT_NOTE | PT_LOAD) => begin = begin.min(entry.offset),
+                _ => return Err(cut()),
             }
-            _ => Err(cut),
         }
+        begin.checked_sub(self.table).and_then(|bytes| bytes.checked_div(self.entry_bytes)).ok_or_else(cut)
     }
 
     /// Reads the program headers.

@@ -12,7 +12,7 @@ mod segment;
 mod status;
 
 pub(super) use header::{Header, ProgramHeaders};
-pub(super) use names::regions;
+pub(super) use names::{regions, with_unsaved_files};
 pub(super) use notes::Notes;
 pub(super) use segment::{Segment, at, in_order};
 pub use status::ProcessFacts;

@@ -2,10 +2,10 @@
 
 use super::header::Header;
 use super::notes::Notes;
-use super::segment::Segment;
+use super::segment::{Segment, in_order};
 use super::status;
 use crate::address::{Address, Span};
-use crate::region::{Backing, Device, FileBacking, Region, RegionMap};
+use crate::region::{Backing, Device, FileBacking, Permissions, Region, RegionMap};
 
 // Keys of the auxiliary vector, include/uapi/linux/auxvec.h.
 const AT_ENTRY: u64 = 9;
@@ -59,10 +59,40 @@ pub(in crate::image) fn regions(
     RegionMap::new(regions)
 }
 
+/// The segments in order, and besides them, as not saved and with no permission known, what only NT_FILE knows to
+/// be mapped: gdb writes no segment for what it leaves out.
+pub(in crate::image) fn with_unsaved_files(segments: Vec<Segment>, notes: &Notes) -> Vec<Segment> {
+    let mut unsaved = Vec::new();
+    let mut end = Address::ZERO;
+    let mut add = |span: Span| {
+        if !span.is_empty() {
+            unsaved.push(Segment { span, offset: 0, saved: 0, permissions: Permissions::default() });
+        }
+    };
+    for file in &notes.files {
+        // Mappings of nonsense may lie over one another; every address is looked at once.
+        let mut rest = file.span.split_at(end).1;
+        let first = segments.partition_point(|segment| segment.span.end() <= rest.start());
+        for segment in
+            segments.iter().skip(first).take_while(|segment| segment.span.start() < file.span.end())
+        {
+            let (before, behind) = rest.split_at(segment.span.start());
+            add(before);
+            rest = behind.split_at(segment.span.end()).1;
+        }
+        add(rest);
+        end = end.max(file.span.end());
+    }
+    let mut all = segments;
+    all.extend(unsaved);
+    in_order(all)
+}
+
 /// Names what the kernel made, as `/proc/PID/maps` would.
 fn name_known(regions: &mut [Region], notes: &Notes, header: &Header) {
     if let Some(vdso) = notes.auxiliary(AT_SYSINFO_EHDR) {
         name_at(regions, vdso, || Backing::Kernel("vdso".into()));
+        name_vvar(regions, vdso);
     }
     if header.encoding.is_64() && header.machine == 62 {
         name_at(regions, VSYSCALL, || Backing::Kernel("vsyscall".into()));
@@ -80,6 +110,24 @@ fn name_known(regions: &mut [Region], notes: &Notes, header: &Header) {
         .or_else(|| status::stack_pointer(leader.or(notes.threads.first())?, header));
     if let Some(stack) = stack {
         name_at(regions, stack, || Backing::Stack);
+    }
+}
+
+/// Names what adjoins the vdso from below: `[vvar]`, and from Linux 6.13 on `[vvar_vclock]` between the two.
+fn name_vvar(regions: &mut [Region], vdso: u64) {
+    let index = regions.partition_point(|region| region.span.end() <= Address::new(vdso));
+    let Some((vdso, below)) = regions.get_mut(..=index).and_then(<[Region]>::split_last_mut) else { return };
+    let mut end = vdso.span.start();
+    let read_only = Permissions { read: true, ..Permissions::default() };
+    let is_vvar = |region: &&mut Region| {
+        let adjoins = region.span.end() == std::mem::replace(&mut end, region.span.start());
+        adjoins && region.permissions == read_only && region.backing == Backing::Anonymous { label: None }
+    };
+    let names = ["vvar_vclock", "vvar"];
+    let mut found: Vec<_> = below.iter_mut().rev().take_while(is_vvar).take(names.len()).collect();
+    let skipped = names.len().saturating_sub(found.len());
+    for (region, name) in found.iter_mut().zip(names.iter().skip(skipped)) {
+        region.backing = Backing::Kernel(name.into());
     }
 }
 

@@ -69,7 +69,7 @@ impl Notes {
         let mut notes = Self::default();
         // Ranges that lie over one another could make a small file cost any time.
         let mut budget = store.len().min(MOST_BYTES);
-        for range in ranges {
+        for range in ranges.iter().filter(|range| range.len > 0) {
             let end = range.offset.saturating_add(range.len).min(store.len());
             let len = end.saturating_sub(range.offset);
             budget = budget

@@ -1,0 +1,120 @@
+//! Every seed of the fuzz targets, through the functions that are fuzzed, with any compiler.
+//!
+//! `cargo test -p memfetch --test fuzz_corpus -- --ignored` writes the seeds that are built here anew.
+
+#[path = "../../../fuzz/entry.rs"]
+mod entry;
+mod synth;
+
+use std::path::PathBuf;
+
+use memfetch::image::record::{Contents, Mode, Origin, Outcome};
+use memfetch::image::trailer::{Extent, Trailer};
+use memfetch::{Address, Cause, PageRuns, PageState, Span, Touch};
+use synth::{Core, Load, SHAPES};
+
+fn seeds(target: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target)
+}
+
+fn run(target: &str, entry: fn(&[u8])) {
+    let mut count = 0;
+    for seed in std::fs::read_dir(seeds(target)).unwrap() {
+        let path = seed.unwrap().path();
+        eprintln!("{}", path.display());
+        let begun = std::time::Instant::now();
+        entry(&std::fs::read(&path).unwrap());
+        assert!(begun.elapsed().as_secs() < 10, "{} takes too long", path.display());
+        count += 1;
+    }
+    assert!(count >= 3, "{target} has {count} seeds");
+}
+
+#[test]
+fn maps() {
+    run("maps", entry::maps);
+}
+
+#[test]
+fn core() {
+    run("core", entry::core);
+}
+
+#[test]
+fn trailer() {
+    run("trailer", entry::trailer);
+}
+
+const MAPS: &[u8] = b"00010000-00012000 rw-p 00000000 00:00 0                                  [heap]\n\
+00020000-00022000 r--s 00001000 00:01 77                                 /memfd:a b\\012c (deleted)\n\
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n";
+
+fn small(shape: synth::Shape) -> Core {
+    let mut core = synth::full(shape);
+    for load in &mut core.loads {
+        load.bytes.truncate(24);
+    }
+    core
+}
+
+fn own_trailer() -> Trailer {
+    let mut pages = PageRuns::new();
+    let span = |start, end| Span::new(Address::new(start), Address::new(end)).unwrap();
+    pages.push(span(0x1_0000, 0x1_1000), PageState::Resident);
+    pages.push(span(0x1_1000, 0x1_2000), PageState::Absent);
+    pages.push(span(0x2_0000, 0x2_1000), PageState::Unreadable(Cause::Os(5)));
+    pages.push(span(0x2_1000, 0x2_2000), PageState::Unreadable(Cause::Vanished));
+    let extents = vec![Extent { offset: 0, len: 64 }, Extent { offset: 0x100, len: 0x40 }];
+    let outcome = Outcome { remarks: vec!["a remark".into()], ..Outcome::default() };
+    Trailer { outcome, maps: MAPS.to_vec(), pages, extents, digests: vec![[7; 32]] }
+}
+
+fn own_core() -> Vec<u8> {
+    let origin = |trailer_offset| Origin {
+        version: "0.1.0".into(),
+        pid: 42,
+        started_ns: 1,
+        host: "h".into(),
+        kernel: "6.18".into(),
+        mode: Mode::Freeze,
+        contents: Contents::Default,
+        touch: Touch::Stored,
+        trailer_offset,
+    };
+    let build = |trailer_offset| {
+        Core::new(SHAPES[0])
+            .note("MEMFETCH", 1, &memfetch::image::note::encode(&origin(trailer_offset)))
+            .load(Load::new(0x1_0000, 0x2000, 6, synth::pattern(1, 64)))
+            .load(Load::new(0x2_0000, 0x2000, 4, vec![]))
+            .build()
+    };
+    // The number has three digits, and so the length does not depend on it.
+    let length = build(100).len() as u64;
+    let mut bytes = build(length);
+    assert_eq!(bytes.len() as u64, length);
+    bytes.extend(own_trailer().encode());
+    bytes
+}
+
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_seeds() {
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        std::fs::create_dir_all(seeds(target)).unwrap();
+        std::fs::write(seeds(target).join(name), bytes).unwrap();
+    };
+    for (name, shape) in ["64-little", "32-little", "64-big", "32-big"].into_iter().zip(SHAPES) {
+        write("core", name, &small(shape).build());
+    }
+    let mut counted = small(SHAPES[0]);
+    counted.counted_by_section = true;
+    write("core", "counted-by-section", &counted.build());
+    write("core", "own", &own_core());
+    let whole = own_trailer().encode();
+    write("trailer", "whole", &whole);
+    write("trailer", "sections", &whole[28..whole.len() - 48]);
+    write("trailer", "empty-sections", &Trailer::default().encode()[28..][..200]);
+    write("maps", "three", MAPS);
+    write("maps", "cut", &MAPS[..100]);
+    write("maps", "overlapping", b"1000-3000 r--p 0 0:0 0 \n2000-4000 rw-p 0 8:1 5 /x (deleted)\n");
+}
