@@ -7,3 +7,5 @@
 compile_error!("memfetch runs on x86-64 Linux");
 
 pub mod buffer;
+pub mod pagemap;
+pub mod process;

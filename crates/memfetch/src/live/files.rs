@@ -1,0 +1,283 @@
+//! The files and memory objects behind mappings, opened from outside: what can be read there need not be read
+//! through the target's page table.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::identity::Identity;
+use crate::address::Span;
+use crate::region::{Device, FileBacking, FileKind};
+
+/// So many files are kept open.
+const MAX_OPEN: usize = 128;
+
+/// After this time a file that could not be found is looked for again.
+const FORGET_MISSING: Duration = Duration::from_secs(1);
+
+/// `RWF_DONTCACHE` of linux/fs.h, since Linux 6.14: what the read brings into the page cache leaves it again.
+const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+/// What sort of thing a mapping's file is, by its inode and file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// A file on a disk, or on a network.
+    Disk,
+    /// Its bytes are memory: tmpfs, memfd, shared anonymous memory, hugetlbfs.
+    Memory,
+    /// `/dev/zero`: a private mapping of it is anonymous memory.
+    DevZero,
+    /// A device, or anything else that is not opened.
+    Device,
+}
+
+/// An object behind mappings. It stays the same one for as long as this is held.
+#[derive(Debug)]
+pub struct BackingFile {
+    /// Opened with `O_PATH`, which runs no code of a driver: a device node is never opened for real.
+    place: OwnedFd,
+    kind: ObjectKind,
+    reader: OnceLock<Option<OwnedFd>>,
+    no_dontcache: AtomicBool,
+}
+
+impl BackingFile {
+    fn new(place: OwnedFd) -> Option<Self> {
+        let stat = rustix::fs::fstat(&place).ok()?;
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => match rustix::fs::fstatfs(&place).ok()?.f_type {
+                // tmpfs (memfd and shared anonymous memory as well), ramfs, hugetlbfs.
+                0x0102_1994 | 0x8584_58f6 | 0x9584_58f6 => ObjectKind::Memory,
+                _ => ObjectKind::Disk,
+            },
+            FileType::CharacterDevice if stat.st_rdev == rustix::fs::makedev(1, 5) => ObjectKind::DevZero,
+            _ => ObjectKind::Device,
+        };
+        Some(Self { place, kind, reader: OnceLock::new(), no_dontcache: AtomicBool::new(false) })
+    }
+
+    pub const fn kind(&self) -> ObjectKind {
+        self.kind
+    }
+
+    /// Its size in bytes now.
+    pub fn size(&self) -> Option<u64> {
+        u64::try_from(rustix::fs::fstat(&self.place).ok()?.st_size).ok()
+    }
+
+    /// The descriptor to read from, if the file may be opened.
+    fn reader(&self) -> io::Result<BorrowedFd<'_>> {
+        let open = || {
+            if !matches!(self.kind, ObjectKind::Disk | ObjectKind::Memory) {
+                return None;
+            }
+            let path = format!("/proc/self/fd/{}", self.place.as_raw_fd());
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            // Only the owner may ask that the access time stays as it was.
+            let file = rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty())
+                .or_else(|_| rustix::fs::open(&path, flags, Mode::empty()))
+                .ok()?;
+            // No read-ahead: what is not asked for is not brought into the page cache.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
+            Some(file)
+        };
+        self.reader.get_or_init(open).as_ref().map(AsFd::as_fd).ok_or_else(|| Errno::ACCESS.into())
+    }
+
+    /// Whether it can be read.
+    pub fn is_readable(&self) -> bool {
+        self.reader().is_ok()
+    }
+
+    /// Reads from `offset` on into a prefix of `buf`, and returns its length; 0 past the end. The page cache holds
+    /// afterwards what it held before.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let file = self.reader()?;
+        if self.kind == ObjectKind::Memory {
+            return Ok(rustix::io::pread(file, buf, offset)?);
+        }
+        if !self.no_dontcache.load(Ordering::Relaxed) {
+            match rustix::io::preadv2(file, &mut [IoSliceMut::new(buf)], offset, DONTCACHE) {
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                    self.no_dontcache.store(true, Ordering::Relaxed);
+                }
+                result => return Ok(result?),
+            }
+        }
+        // What the cache has comes without waiting; the rest is read and then dropped from it again.
+        match rustix::io::preadv2(file, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) if read > 0 => return Ok(read),
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                return Ok(rustix::io::pread(file, buf, offset)?);
+            }
+            _ => {}
+        }
+        let read = rustix::io::pread(file, buf, offset)?;
+        let _ = rustix::fs::fadvise(
+            file,
+            offset,
+            u64::try_from(read).ok().and_then(|n| n.try_into().ok()),
+            Advice::DontNeed,
+        );
+        Ok(read)
+    }
+
+    /// Cuts the part `start..end` of the object into holes and data, in order: `true` is data. Calls of `each`
+    /// stop at the end of the object. `Err` where it may not be opened.
+    pub fn extents(&self, start: u64, end: u64, mut each: impl FnMut(u64, u64, bool)) -> io::Result<()> {
+        let file = self.reader()?;
+        // A mapping reaches to the end of the object's last page.
+        let size = self.size().ok_or(Errno::IO)?;
+        let end = end.min(size.saturating_add(PAGE - 1) & !(PAGE - 1));
+        let mut at = start;
+        while at < end {
+            let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+                Ok(data) => data.clamp(at, end),
+                Err(Errno::NXIO) => end,
+                // No such seek: all of it may be data.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
+                Err(error) => return Err(error.into()),
+            };
+            if data > at {
+                each(at, data, false);
+                at = data;
+                continue;
+            }
+            let hole = match rustix::fs::seek(file, SeekFrom::Hole(at)) {
+                Ok(hole) => hole.saturating_add(PAGE - 1) & !(PAGE - 1),
+                Err(_) => end,
+            };
+            // The object may change meanwhile; the walk goes on in any case.
+            let hole = hole.clamp(at.saturating_add(PAGE).min(end), end);
+            each(at, hole, true);
+            at = hole;
+        }
+        Ok(())
+    }
+}
+
+const PAGE: u64 = 4096;
+
+/// The objects behind a target's mappings, opened when they are first needed and kept, up to a bound.
+///
+/// While one is held its inode number cannot pass to another file, so that device and inode name it.
+#[derive(Debug, Default)]
+pub struct BackingFiles {
+    known: Mutex<VecDeque<Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    key: (Device, u64),
+    file: Option<Arc<BackingFile>>,
+    since: Instant,
+}
+
+impl BackingFiles {
+    /// The object behind the mapping that lies at `span`, or nothing where it cannot be found from here.
+    pub fn of(&self, identity: &Identity, span: Span, file: &FileBacking) -> Option<Arc<BackingFile>> {
+        let key = (file.device, file.inode);
+        let found = {
+            let mut known = self.known();
+            known.retain(|entry| entry.file.is_some() || entry.since.elapsed() < FORGET_MISSING);
+            known.iter().find(|entry| entry.key == key).map(|entry| entry.file.clone())
+        };
+        if let Some(found) = found {
+            return found;
+        }
+        // The lock is not held meanwhile: this may block on a file system that does not answer.
+        let opened = locate(identity, span, file).and_then(BackingFile::new).map(Arc::new);
+        let mut known = self.known();
+        known.truncate(MAX_OPEN - 1);
+        known.push_front(Known { key, file: opened.clone(), since: Instant::now() });
+        opened
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, VecDeque<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+
+/// Finds the object by the mapping itself (`map_files`, which needs `CAP_SYS_ADMIN` or
+/// `CAP_CHECKPOINT_RESTORE`), else among the target's open files, else by its path.
+fn locate(identity: &Identity, span: Span, file: &FileBacking) -> Option<OwnedFd> {
+    by_mapping(identity, span, file)
+        .or_else(|| by_descriptor(identity, file))
+        .or_else(|| by_path(identity, file))
+}
+
+fn by_mapping(identity: &Identity, span: Span, file: &FileBacking) -> Option<OwnedFd> {
+    let link = format!("map_files/{:x}-{:x}", span.start().get(), span.end().get());
+    let place = rustix::fs::openat(identity.directory(), &link, PLACE, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstat(&place).ok()?;
+    // The mapping may have been replaced since the map was read. On some file systems the map and stat(2) tell
+    // different numbers; the name is the same then.
+    let is_same = stat.st_ino == file.inode || {
+        let name = rustix::fs::readlinkat(identity.directory(), &link, Vec::new()).ok()?;
+        let name = name.to_bytes();
+        name.strip_suffix(b" (deleted)").unwrap_or(name) == file.path.as_bytes()
+    };
+    is_same.then_some(place)
+}
+
+fn by_descriptor(identity: &Identity, file: &FileBacking) -> Option<OwnedFd> {
+    if !file.deleted && file.kind == FileKind::Regular {
+        return None;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::openat(identity.directory(), "fd", flags, Mode::empty()).ok()?;
+    for entry in rustix::fs::Dir::read_from(&folder).ok()? {
+        let name = entry.ok()?.file_name().to_owned();
+        let is_same =
+            rustix::fs::statat(&folder, &name, AtFlags::empty()).is_ok_and(|stat| is_file(&stat, file));
+        if is_same
+            && let Ok(place) = rustix::fs::openat(&folder, &name, PLACE, Mode::empty())
+            && rustix::fs::fstat(&place).is_ok_and(|stat| is_file(&stat, file))
+        {
+            return Some(place);
+        }
+    }
+    None
+}
+
+fn by_path(identity: &Identity, file: &FileBacking) -> Option<OwnedFd> {
+    if file.kind != FileKind::Regular {
+        return None;
+    }
+    let flags = PLACE | OFlags::DIRECTORY;
+    let root = rustix::fs::openat(identity.directory(), "root", flags, Mode::empty()).ok()?;
+    let open = |path: &OsStr| {
+        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let place = rustix::fs::openat2(&root, Path::new(path), PLACE, Mode::empty(), inside).ok()?;
+        let stat = rustix::fs::fstat(&place).ok()?;
+        let is_same = is_file(&stat, file) || stat.st_ino == file.inode && tells_two_devices(&place);
+        is_same.then_some(place)
+    };
+    open(&file.path).or_else(|| {
+        // ` (deleted)` may be part of a real name.
+        let mut name = file.path.clone();
+        name.push(" (deleted)");
+        file.deleted.then(|| open(&name)).flatten()
+    })
+}
+
+fn is_file(stat: &Stat, file: &FileBacking) -> bool {
+    let device = Device { major: rustix::fs::major(stat.st_dev), minor: rustix::fs::minor(stat.st_dev) };
+    stat.st_ino == file.inode && device == file.device
+}
+
+/// Whether the map shows another device number than stat(2) does: btrfs and overlayfs.
+fn tells_two_devices(place: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(place).is_ok_and(|stat| matches!(stat.f_type, 0x9123_683e | 0x794c_7630))
+}

@@ -1,0 +1,101 @@
+//! [`Memory`] for a process: the calls of [`super::target`] and [`super::reader`] within the time limit.
+
+use std::time::{Duration, Instant};
+
+use super::process::Process;
+use super::scan::PAGE;
+use crate::address::{Address, Span};
+use crate::error::Error;
+use crate::memory::{Cause, Memory, PageRuns, Platform, ReadError};
+use crate::region::RegionMap;
+
+/// One job for a worker is at most so long: the buffer that it fills is its own, and copied from afterwards.
+const CHUNK: usize = 512 << 10;
+
+/// The states come from the page table, without touching a page; shared memory that the process has not entered
+/// there is looked for in the object behind it. An absent page of private anonymous memory counts as zero, as in
+/// the kernel's own cores, also where a userfaultfd monitor would fill it otherwise on first touch.
+///
+/// An explicit read delivers whatever is asked for and can be had, also what is in swap. Where the kernel does
+/// not answer in time, [`Memory::read_at`] gives a fault with [`Cause::TimedOut`] for the page that it is about,
+/// and the other calls give [`Error::TimedOut`].
+impl Memory for Process {
+    fn platform(&self) -> &Platform {
+        &self.target().platform
+    }
+
+    fn regions(&self) -> Result<RegionMap, Error> {
+        self.run("list its mappings", |target| target.regions())?
+    }
+
+    fn pages(&self, span: Span) -> Result<PageRuns, Error> {
+        self.run("list its pages", move |target| target.page_states(&target.regions()?, span))?
+    }
+
+    fn read_at(&self, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let Some(limit) = self.limit() else { return self.target().read(at, buf) };
+        let mut done = 0;
+        for chunk in buf.chunks_mut(CHUNK) {
+            let Some(here) = at.checked_add(done as u64) else { break };
+            match self.read_chunk(limit, here, chunk) {
+                Ok(read) => {
+                    done += read;
+                    if read < chunk.len() {
+                        break;
+                    }
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl Process {
+    /// Reads a chunk, by pages if it does not come back as a whole: one page whose fault is never answered must
+    /// not hide those before it.
+    fn read_chunk(&self, limit: Duration, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let started = Instant::now();
+        match self.read_on_worker(limit / 2, at, buf) {
+            Err(ReadError::Fault(fault)) if fault.cause == Cause::TimedOut => {}
+            result => return result,
+        }
+        let mut done = 0_usize;
+        let span = Span::from_len(at, buf.len() as u64).unwrap_or(Span::empty_at(at));
+        for page in span.pieces(PAGE) {
+            let len = usize::try_from(page.len()).unwrap_or(usize::MAX);
+            let Some(into) = done.checked_add(len).and_then(|end| buf.get_mut(done..end)) else { break };
+            match self.read_on_worker(limit.saturating_sub(started.elapsed()), page.start(), into) {
+                Ok(read) => {
+                    done += read;
+                    if read < len {
+                        break;
+                    }
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        if done == 0 { Err(ReadError::fault(at, Cause::TimedOut)) } else { Ok(done) }
+    }
+
+    /// The worker fills a buffer of its own: one that is given up on may write to it at any later time.
+    fn read_on_worker(&self, limit: Duration, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let mut bytes = vec![0; buf.len()];
+        let read = self.run_within(limit, "read the memory", move |target| {
+            let read = target.read(at, &mut bytes)?;
+            bytes.truncate(read);
+            Ok::<_, ReadError>(bytes)
+        });
+        let bytes = match read {
+            Ok(result) => result?,
+            Err(Error::TimedOut { .. }) => return Err(ReadError::fault(at, Cause::TimedOut)),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(into) = buf.get_mut(..bytes.len()) {
+            into.copy_from_slice(&bytes);
+        }
+        Ok(bytes.len())
+    }
+}

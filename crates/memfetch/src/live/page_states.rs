@@ -1,0 +1,198 @@
+//! What reading each page would meet, told without touching one.
+
+use std::sync::Arc;
+
+use super::files::{BackingFile, ObjectKind};
+use super::scan::{self, PAGE, Populated};
+use super::target::Target;
+use crate::address::{Address, Span};
+use crate::error::Error;
+use crate::memory::{Cause, PageRuns, PageState};
+use crate::region::{Backing, FileBacking, FileKind, Region, RegionMap};
+
+/// Small regions are asked about together: one call each would cost more than the walk.
+const GROUP_BYTES: u64 = 64 << 20;
+const GROUP_REGIONS: usize = 1024;
+
+/// What decides the meaning of a page table entry, or of its absence.
+#[derive(Debug)]
+enum Sort {
+    /// Zero until it is touched.
+    Anonymous,
+    /// A file on a disk, or one that cannot be found from here.
+    File { mapped: FileBacking, object: Option<Arc<BackingFile>> },
+    /// Memory that other mappings, of this or another process, may have filled.
+    Memory { mapped: FileBacking, object: Option<Arc<BackingFile>> },
+    /// The vdso: the same bytes in all processes of one word size.
+    Vdso,
+    /// All of it alike.
+    Unreadable(Cause),
+}
+
+impl Target {
+    /// The page states of the parts of `regions` that lie in `span`.
+    pub fn page_states(&self, regions: &RegionMap, span: Span) -> Result<PageRuns, Error> {
+        let mut runs = PageRuns::new();
+        let mut found: Vec<(Span, Populated)> = Vec::new();
+        let mut rest: Vec<&Region> = regions.within(span).collect();
+        rest.reverse();
+        while let Some(first) = rest.pop() {
+            let mut group = vec![first];
+            let mut bytes = first.span.len();
+            while let Some(&next) = rest.last()
+                && group.len() < GROUP_REGIONS
+                && bytes.saturating_add(next.span.len()) <= GROUP_BYTES
+            {
+                bytes += next.span.len();
+                group.push(next);
+                rest.pop();
+            }
+            found.clear();
+            let end = group.last().map_or(first.span.end(), |last| last.span.end());
+            let Some(asked) = Span::new(first.span.start(), end).and_then(|all| all.intersection(span))
+            else {
+                continue;
+            };
+            // Whole pages are asked for; what sticks out is cut off below.
+            let whole =
+                Span::new(asked.start().align_down(PAGE), asked.end().align_up(PAGE)).unwrap_or(asked);
+            scan::populated(self, whole, |span, kind| found.push((span, kind)))
+                .map_err(|error| self.error("read the map", error))?;
+            let mut entries = found.as_slice();
+            for region in group {
+                let Some(part) = region.span.intersection(span) else { continue };
+                let behind = entries.partition_point(|(span, _)| span.end() <= part.start());
+                entries = entries.get(behind..).unwrap_or_default();
+                self.states_of(region, part, entries, &mut runs);
+            }
+        }
+        // A scan of an address space that has gone finds nothing, and calls that success.
+        self.check()?;
+        Ok(runs)
+    }
+
+    fn states_of(&self, region: &Region, part: Span, entries: &[(Span, Populated)], runs: &mut PageRuns) {
+        let sort = self.sort_of(region);
+        if let Sort::Unreadable(cause) = sort {
+            runs.push(part, PageState::Unreadable(cause));
+            return;
+        }
+        let mut rest = part;
+        for &(span, kind) in entries {
+            let Some(span) = span.intersection(rest) else { break };
+            let (missing, _) = rest.split_at(span.start());
+            absent(region, &sort, missing, runs);
+            runs.push(span, present(region, &sort, kind));
+            rest = rest.split_at(span.end()).1;
+        }
+        absent(region, &sort, rest, runs);
+    }
+
+    fn sort_of(&self, region: &Region) -> Sort {
+        let file = match &region.backing {
+            Backing::Anonymous { .. } | Backing::Heap | Backing::Stack => return Sort::Anonymous,
+            Backing::Kernel(name) if name == "vdso" => return Sort::Vdso,
+            // Execute-only, and in no page table of a process: both ways to read it are turned away.
+            Backing::Kernel(name) if name == "vsyscall" => return Sort::Unreadable(Cause::NotPermitted),
+            Backing::Kernel(name) if name == "uprobes" => return Sort::Anonymous,
+            // vvar and its kin are VM_PFNMAP.
+            Backing::Kernel(_) => return Sort::Unreadable(Cause::Device),
+            Backing::File(file) => file,
+        };
+        match file.kind {
+            FileKind::Secret => return Sort::Unreadable(Cause::Secret),
+            FileKind::KernelObject => return Sort::Unreadable(Cause::Device),
+            FileKind::HugePages if !region.permissions.shared => return Sort::Anonymous,
+            _ => {}
+        }
+        let object = self.files.of(&self.identity, region.span, file);
+        let mapped = file.clone();
+        match (object.as_deref().map(BackingFile::kind), file.kind) {
+            (Some(ObjectKind::Device), _) => Sort::Unreadable(Cause::Device),
+            (Some(ObjectKind::DevZero), _) if !region.permissions.shared => Sort::Anonymous,
+            (Some(ObjectKind::Memory | ObjectKind::DevZero), _) => Sort::Memory { mapped, object },
+            (Some(ObjectKind::Disk) | None, FileKind::Regular) => Sort::File { mapped, object },
+            // By its name it is memory.
+            _ => Sort::Memory { mapped, object },
+        }
+    }
+
+    /// Why a byte of the region cannot be read, as far as its backing tells.
+    pub fn obstacle(&self, region: &Region, at: Address) -> Option<Cause> {
+        match self.sort_of(region) {
+            Sort::Unreadable(cause) => Some(cause),
+            Sort::File { mapped, object } | Sort::Memory { mapped, object } => {
+                let size = object?.size()?;
+                let offset =
+                    mapped.offset.saturating_add(at.align_down(PAGE).offset_from(region.span.start())?);
+                (offset >= size).then_some(Cause::BeyondFile)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The state of a page with an entry in the page table.
+fn present(region: &Region, sort: &Sort, kind: Populated) -> PageState {
+    match kind {
+        Populated::Zero => PageState::Zero,
+        Populated::Swapped => PageState::Swapped,
+        Populated::Guard => PageState::Guard,
+        Populated::Anonymous => PageState::Resident,
+        Populated::File => match sort {
+            // Through a writable shared mapping the page may be newer than the file on the disk.
+            Sort::File { .. } if region.permissions.shared && region.permissions.write => PageState::Resident,
+            Sort::File { .. } => PageState::FileResident,
+            _ => PageState::Resident,
+        },
+    }
+}
+
+/// The states of pages with no entry in the page table.
+fn absent(region: &Region, sort: &Sort, span: Span, runs: &mut PageRuns) {
+    if span.is_empty() {
+        return;
+    }
+    match sort {
+        Sort::Anonymous => runs.push(span, PageState::Absent),
+        Sort::Vdso => runs.push(span, PageState::Backed),
+        Sort::Unreadable(cause) => runs.push(span, PageState::Unreadable(*cause)),
+        Sort::File { mapped, object } => {
+            let size = object.as_deref().and_then(BackingFile::size);
+            let (inside, beyond) = match size {
+                Some(size) => span.split_at(address_of(region, mapped, size.next_multiple_of(PAGE))),
+                None => (span, Span::empty_at(span.end())),
+            };
+            runs.push(inside, PageState::FileClean);
+            runs.push(beyond, PageState::Unreadable(Cause::BeyondFile));
+        }
+        Sort::Memory { mapped, object } => {
+            let unknown = PageState::Unreadable(Cause::SharedUnknown);
+            let Some(object) = object.as_deref().filter(|object| object.is_readable()) else {
+                runs.push(span, unknown);
+                return;
+            };
+            let offset = |at: Address| {
+                mapped.offset.saturating_add(at.offset_from(region.span.start()).unwrap_or_default())
+            };
+            let mut reached = span.start();
+            let walk = object.extents(offset(span.start()), offset(span.end()), |start, end, is_data| {
+                let start = address_of(region, mapped, start);
+                let end = address_of(region, mapped, end);
+                let state = if is_data { PageState::Backed } else { PageState::Absent };
+                if let Some(part) = Span::new(start, end).and_then(|part| part.intersection(span)) {
+                    runs.push(part, state);
+                    reached = part.end();
+                }
+            });
+            let rest = span.split_at(reached).1;
+            runs.push(rest, if walk.is_ok() { PageState::Unreadable(Cause::BeyondFile) } else { unknown });
+        }
+    }
+}
+
+/// Where in the region this offset of its file lies: at its start or its end if it lies outside.
+fn address_of(region: &Region, mapped: &FileBacking, offset: u64) -> Address {
+    let from_start = offset.saturating_sub(mapped.offset);
+    region.span.start().saturating_add(from_start).min(region.span.end())
+}

@@ -1,0 +1,258 @@
+//! [`Process`]: the source that callers hold.
+
+use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::facts::{self, ProcessFacts};
+use super::find;
+use super::identity::{Identity, libc_errno};
+use super::target::Target;
+use super::worker::{NoResult, Workers};
+use crate::address::{Address, Span};
+use crate::error::{Candidate, Error};
+use crate::memory::{PageRuns, PageState, ReadError};
+use crate::region::{Region, RegionMap};
+use crate::threads::{Pid, Tid};
+
+/// How long a call waits for the kernel unless told otherwise.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running process: one and the same for as long as the value lives, whatever becomes of its number.
+///
+/// It is the address space that it had when it was opened. When the process ends or calls exec, everything
+/// gives [`Error::Ended`] or [`Error::Replaced`]; nothing is ever read from what came after.
+///
+/// Cheap to clone, and shared freely between threads. To look at the map takes less permission than to read
+/// memory (`PTRACE_MODE_READ` against `PTRACE_MODE_ATTACH`, ptrace(2)); each is asked for when it is needed.
+///
+/// ```
+/// use memfetch::{Memory, Process};
+/// let own = Process::current()?;
+/// let word = Box::new(*b"look at me");
+/// let mut bytes = [0; 10];
+/// let read = own.read_at(memfetch::Address::new(word.as_ptr() as u64), &mut bytes)?;
+/// assert_eq!(bytes[..read], *b"look at me");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Process {
+    target: Arc<Target>,
+    limit: Option<Duration>,
+}
+
+impl Process {
+    /// Opens the process with this number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchProcess`], [`Error::NoMemory`] for zombies and kernel threads, [`Error::Refused`],
+    /// [`Error::TimedOut`].
+    pub fn open(pid: Pid) -> Result<Self, Error> {
+        let opened = Workers::default()
+            .run(DEFAULT_LIMIT, move || Identity::open(pid).and_then(Target::open))
+            .map_err(|none| no_result(pid, "open it", DEFAULT_LIMIT, none))?;
+        Ok(Self { target: Arc::new(opened?), limit: Some(DEFAULT_LIMIT) })
+    }
+
+    /// Opens the process that `text` means: a number, `self`, or a name. A name is that of the process (`comm`),
+    /// the last part of the path of its program, or the last part of its first argument. It never means this
+    /// process, nor one without memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ambiguous`] with all that have the name; otherwise as [`Process::open`].
+    pub fn find(text: &str) -> Result<Self, Error> {
+        if text == "self" {
+            return Self::current();
+        }
+        if let Ok(pid) = text.parse() {
+            return Self::open(pid);
+        }
+        Self::open(find::by_name(text)?)
+    }
+
+    /// The calling process.
+    ///
+    /// # Errors
+    ///
+    /// `/proc` is not there, or is that of another PID namespace.
+    pub fn current() -> Result<Self, Error> {
+        Self::open(Pid::try_from(std::process::id()).unwrap_or_default())
+    }
+
+    /// All processes that have memory and can be seen, by ascending number.
+    ///
+    /// # Errors
+    ///
+    /// `/proc` cannot be read.
+    pub fn list() -> Result<Vec<Candidate>, Error> {
+        find::list()
+    }
+
+    /// The same process, with another limit on how long a call waits for the kernel; ten seconds unless this
+    /// says otherwise. With `None` calls run on the calling thread, and block for as long as the kernel does.
+    #[must_use]
+    pub fn with_time_limit(&self, limit: Option<Duration>) -> Self {
+        Self { target: Arc::clone(&self.target), limit }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.target.identity.pid()
+    }
+
+    /// Its name (`comm`), at most 15 bytes, as it was when it was opened.
+    #[must_use]
+    pub fn name(&self) -> &OsStr {
+        self.target.identity.comm()
+    }
+
+    /// When it started, in clock ticks after boot: with the number it names a process for one boot.
+    #[must_use]
+    pub fn start_ticks(&self) -> u64 {
+        self.target.identity.start_ticks()
+    }
+
+    /// Whether it is still there, with the address space that was opened. Takes no lock of the target's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`], [`Error::Replaced`].
+    pub fn check(&self) -> Result<(), Error> {
+        self.target.check()
+    }
+
+    /// Reads one of its files in `/proc/PID`, such as `auxv` or `task/17/status`.
+    ///
+    /// Where the first thread has exited before the others, files that need its memory are those of a live one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Process::open`], and [`Error::Ended`].
+    pub fn read_proc(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let name = name.to_owned();
+        self.run("answer", move |target| {
+            let identity = &target.identity;
+            let own = identity.read(&name);
+            let text = match own {
+                Ok(text) if !text.is_empty() => Ok(text),
+                Err(error) if error.raw_os_error() != Some(libc_errno::ESRCH) => Err(error),
+                empty => match identity.live_tid() {
+                    Ok(tid) if tid != identity.pid() && !name.starts_with("task/") => {
+                        identity.read(format!("task/{tid}/{name}")).or(empty)
+                    }
+                    _ => empty,
+                },
+            };
+            text.map_err(|error| match error.raw_os_error() {
+                // A file that this kernel lacks says nothing about the process.
+                Some(libc_errno::ENOENT) if !identity.has_ended(Duration::ZERO) => {
+                    Error::Os { action: format!("read /proc/{}/{name}", identity.pid()), source: error }
+                }
+                _ => identity.error("read the state", error),
+            })
+        })?
+    }
+
+    /// A thread that still runs in its memory: the first one, or the lowest live one where that has exited.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`].
+    pub fn live_tid(&self) -> Result<Tid, Error> {
+        self.target.identity.live_tid().map_err(|error| self.target.identity.error("read the state", error))
+    }
+
+    /// What the kernel tells of it, as the notes of a core need it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`], [`Error::TimedOut`], [`Error::Refused`] where `/proc` hides it. What is kept from this
+    /// caller alone is left out.
+    pub fn facts(&self) -> Result<ProcessFacts, Error> {
+        self.run("tell its state", facts::of)?
+    }
+
+    /// Runs a call that may block on the target: on a worker within the time limit, or right here without one.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        call: impl FnOnce(&Target) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(limit) = self.limit else { return Ok(call(&self.target)) };
+        self.run_within(limit, action, call)
+    }
+
+    /// As [`Process::run`], on a worker, within a limit of its own.
+    pub(super) fn run_within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        action: &'static str,
+        call: impl FnOnce(&Target) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let target = Arc::clone(&self.target);
+        let result = self.target.workers.run(limit, move || call(&target));
+        result.map_err(|none| no_result(self.pid(), action, limit, none))
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(super) const fn limit(&self) -> Option<Duration> {
+        self.limit
+    }
+}
+
+/// What a capture needs: the same calls on the calling thread, with no limit but the caller's own.
+#[allow(dead_code, reason = "called by captures")]
+impl Process {
+    /// Reads bytes of a region whose page state is known, by the way that harms the target least: see
+    /// [`super::reader`]. On the calling thread, without a time limit.
+    pub(crate) fn fetch(
+        &self,
+        region: &Region,
+        state: PageState,
+        at: Address,
+        buf: &mut [u8],
+    ) -> Result<usize, ReadError> {
+        self.target.fetch(region, state, at, buf)
+    }
+
+    /// Sends pages of private anonymous memory (back) to swap, and returns how many bytes took it.
+    pub(crate) fn page_out(&self, span: Span) -> Result<u64, Error> {
+        self.target.page_out(span)
+    }
+
+    /// The page states of the parts of `regions` in `span`. On the calling thread, without a time limit.
+    pub(crate) fn page_states(&self, regions: &RegionMap, span: Span) -> Result<PageRuns, Error> {
+        self.target.page_states(regions, span)
+    }
+
+    /// The descriptor that stands for it.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.target.identity.pidfd()
+    }
+
+    /// Its open `pagemap`, bound to the address space that was opened.
+    pub(crate) fn pagemap(&self) -> BorrowedFd<'_> {
+        self.target.pagemap()
+    }
+
+    /// Its `/proc/PID` directory.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.target.identity.directory()
+    }
+}
+
+fn no_result(pid: Pid, action: &'static str, limit: Duration, none: NoResult) -> Error {
+    match none {
+        NoResult::TimedOut => Error::TimedOut { pid, action, limit },
+        NoResult::NoWorker(source) => {
+            Error::Os { action: format!("start a thread to read process {pid}"), source }
+        }
+    }
+}
