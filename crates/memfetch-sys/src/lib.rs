@@ -5,3 +5,6 @@
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("memfetch runs on x86-64 Linux");
+
+pub mod ptrace;
+pub mod wait;
