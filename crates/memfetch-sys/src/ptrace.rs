@@ -270,9 +270,8 @@ pub fn pending_signals(tid: i32) -> io::Result<u64> {
         let mut infos = [[0_u8; SIGINFO_BYTES]; BATCH];
         // SAFETY: the kernel reads `arguments` and writes at most `count` siginfo_t of 128 bytes into `infos`,
         // which holds that many.
-        let copied = unsafe {
-            libc::ptrace(PEEKSIGINFO, tid, std::ptr::from_ref(&arguments), infos.as_mut_ptr())
-        };
+        let copied =
+            unsafe { libc::ptrace(PEEKSIGINFO, tid, std::ptr::from_ref(&arguments), infos.as_mut_ptr()) };
         let copied = usize::try_from(copied).map_err(|_| io::Error::last_os_error())?;
         for info in infos.iter().take(copied) {
             let [a, b, c, d, ..] = *info;
@@ -320,9 +319,8 @@ pub fn peek(tid: i32, address: u64) -> io::Result<[u8; 8]> {
 pub fn same_address_space(one: i32, other: i32) -> io::Result<bool> {
     const KCMP_VM: usize = 1;
     // SAFETY: the call takes numbers only.
-    let order = unsafe {
-        libc::syscall(libc::SYS_kcmp, one as usize, other as usize, KCMP_VM, 0_usize, 0_usize)
-    };
+    let order =
+        unsafe { libc::syscall(libc::SYS_kcmp, one as usize, other as usize, KCMP_VM, 0_usize, 0_usize) };
     if order < 0 { Err(io::Error::last_os_error()) } else { Ok(order == 0) }
 }
 

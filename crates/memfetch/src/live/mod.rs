@@ -1,1 +1,3 @@
 //! A running process as a source.
+
+pub mod stop;
