@@ -9,3 +9,5 @@ compile_error!("memfetch runs on x86-64 Linux");
 pub mod buffer;
 pub mod pagemap;
 pub mod process;
+pub mod ptrace;
+pub mod wait;

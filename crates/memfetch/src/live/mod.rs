@@ -28,3 +28,5 @@ mod worker;
 
 pub use facts::ProcessFacts;
 pub use process::Process;
+
+pub mod stop;

@@ -1,0 +1,251 @@
+//! The invisible stop: all threads of a process held at one instant, and let go again, without the process being
+//! able to notice.
+//!
+//! # What it does to the target
+//!
+//! No SIGSTOP is sent, and no SIGCHLD reaches the target's parent (the *calling* process gets the SIGCHLD of
+//! ptrace(2)). A thread that was asleep in a call which a stop makes return EINTR (epoll_wait, semop,
+//! sigtimedwait, socket calls with a timeout, ...) is put back into that call, and sleeps on. Signals that come
+//! meanwhile are passed on, each once, in order, with its `siginfo_t`.
+//!
+//! If the calling process is killed at any moment, the kernel lets the target run on. Two windows of some
+//! microseconds remain in which a call can then return EINTR: from a thread's stop until its registers are set,
+//! and while it stands at the entry of the call that it was put back into.
+//!
+//! # What no stop can hide
+//!
+//! - A half-done transfer returns short: a write to a full pipe, send, sendfile, `MSG_WAITALL`
+//!   ([`StopReport::shortened`]).
+//! - The relative timeout of a call that was put back starts anew ([`StopReport::limits_restarted`]): a process
+//!   should not be stopped at a period shorter than its timeouts.
+//! - A signal that a thread waits for by sigtimedwait *without blocking it* goes to its handler, if it comes
+//!   while the thread is stopped. POSIX leaves that undefined.
+//!
+//! # What it does not do
+//!
+//! - A thread that sleeps uninterruptibly (a vfork parent, a dead file system) cannot be stopped, and cannot
+//!   reach user mode either: it counts as stopped in the kernel, its registers are what `/proc` tells.
+//! - A process that job control has stopped is held as it stands, and stays stopped afterwards.
+//! - 32-bit threads are stopped, and not put back into calls.
+//!
+//! The caller must not wait for children of any kind (`waitid(P_ALL)` with `WSTOPPED`) meanwhile: it would take
+//! the stops away from the tracing thread.
+
+mod rewind;
+mod tasks;
+mod tracee;
+mod tracer;
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{Builder, JoinHandle, sleep};
+use std::time::Duration;
+
+use self::tracer::Tracer;
+use crate::error::StopError;
+use crate::threads::{Pid, Thread, Tid};
+
+/// How often a held target is looked after.
+const TENDING: Duration = Duration::from_millis(5);
+
+/// How to stop.
+#[derive(Clone, Debug)]
+pub struct FreezeOptions {
+    /// How long to wait for all threads to stop. Those that have not by then count as stopped in the kernel.
+    pub deadline: Duration,
+    /// Whether to read registers, names and accounting; without them [`Frozen::threads`] has numbers only.
+    pub registers: bool,
+}
+
+impl Default for FreezeOptions {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(1), registers: true }
+    }
+}
+
+/// What a stop cost and met.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StopReport {
+    /// The longest time that any thread was held: from the first request to stop until the last was let go.
+    pub pause: Duration,
+    /// Threads that were held, of all processes.
+    pub threads: usize,
+    /// Of these, threads that did not stop in time and count as stopped in the kernel.
+    pub partial: usize,
+    /// Calls that threads were put back into.
+    pub rewound: usize,
+    /// Of these, calls whose time limit started anew.
+    pub limits_restarted: usize,
+    /// Calls that return EINTR because of the stop: made by another way than the `syscall` instruction.
+    pub interrupted: usize,
+    /// Transfers that return short, as far as it can be told.
+    pub shortened: usize,
+    /// Signals that came while the target was traced, and were passed on.
+    pub signals_forwarded: usize,
+    /// Threads that were on their way back into a call when the deadline for that passed. They go on by
+    /// themselves; a signal that comes before they arrive has the call restarted rather than interrupted.
+    pub unsettled: usize,
+    /// Processes that share the address space without being threads of the target, and were held too.
+    pub sharers: Vec<Pid>,
+    /// Processes that share the address space and could not be held.
+    pub loose_sharers: Vec<Pid>,
+    /// Job control had stopped the target before; it still is.
+    pub already_stopped: bool,
+    /// The target died while it was held.
+    pub ended: bool,
+}
+
+/// A process whose threads are all held. They are let go by [`Frozen::resume`], and when it is dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    threads: Vec<Thread>,
+    report: StopReport,
+    orders: Sender<Order>,
+    tracer: Option<Tracing>,
+}
+
+#[derive(Debug)]
+struct Tracing {
+    tid: Tid,
+    thread: JoinHandle<StopReport>,
+}
+
+enum Order {
+    Run(Box<dyn FnOnce() + Send>),
+    Resume,
+}
+
+/// What the tracing thread tells once all stand.
+type Held = Result<(Vec<Thread>, StopReport), StopError>;
+
+/// Holds all threads of a process, and of those that share its memory.
+///
+/// # Errors
+///
+/// [`StopError::Traced`], [`StopError::Refused`], [`StopError::NoThreads`] where it has died,
+/// [`StopError::Itself`]. After an error the process runs on, as if nothing had been.
+pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
+    if u32::try_from(pid) == Ok(std::process::id()) {
+        return Err(StopError::Itself);
+    }
+    let (orders, inbox) = channel();
+    let (outbox, answers) = channel();
+    let (births, born) = channel();
+    let options = options.clone();
+    let body = move || {
+        let _ = births.send(rustix::thread::gettid().as_raw_nonzero().get());
+        trace(pid, &options, &outbox, &inbox)
+    };
+    // A thread of its own: ptrace belongs to threads, and its end is what lets the target go.
+    let thread = Builder::new()
+        .name("memfetch-tracer".to_owned())
+        .spawn(body)
+        .map_err(|source| StopError::Os { action: "starting the tracing thread", source })?;
+    let tracing = Tracing { tid: born.recv().unwrap_or_default(), thread };
+    let held = answers.recv().unwrap_or_else(|_| {
+        let source = std::io::Error::other("it ended");
+        Err(StopError::Os { action: "the tracing thread", source })
+    });
+    match held {
+        Ok((threads, report)) => Ok(Frozen { threads, report, orders, tracer: Some(tracing) }),
+        Err(error) => {
+            tracing.end();
+            Err(error)
+        }
+    }
+}
+
+impl Frozen {
+    /// The threads of the target, the first thread of the process in front.
+    ///
+    /// Dead ones are left out, a first thread that has exited before the others too. Registers are those of the
+    /// moment of the stop, whatever was changed since to put the thread back into its call.
+    #[must_use]
+    pub fn threads(&self) -> &[Thread] {
+        &self.threads
+    }
+
+    /// What is known so far; the pause is the time that the stop itself took.
+    #[must_use]
+    pub fn report(&self) -> &StopReport {
+        &self.report
+    }
+
+    /// Runs work on the tracing thread, the only one from which ptrace requests to the held threads succeed, and
+    /// waits for its result; none where the target has died.
+    ///
+    /// It must leave every thread stopped, with the registers that it found.
+    pub fn on_tracer<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
+        let (result, results) = channel();
+        let order = Order::Run(Box::new(move || {
+            let _ = result.send(work());
+        }));
+        self.orders.send(order).ok()?;
+        results.recv().ok()
+    }
+
+    /// Lets all threads go.
+    #[must_use]
+    pub fn resume(mut self) -> StopReport {
+        let report = self.let_go();
+        report.unwrap_or_else(|| self.report.clone())
+    }
+
+    fn let_go(&mut self) -> Option<StopReport> {
+        let tracing = self.tracer.take()?;
+        // Where the target has died the tracing thread has ended, and hears nothing.
+        let _ = self.orders.send(Order::Resume);
+        tracing.end()
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+impl Tracing {
+    /// Waits until the kernel has let go of all tracees; none where the thread panicked.
+    fn end(self) -> Option<StopReport> {
+        let report = self.thread.join().ok();
+        // A thread can be joined a moment before the kernel is done with it, and until then the target counts
+        // as traced.
+        let entry = format!("/proc/self/task/{}", self.tid);
+        for _ in 0..10_000 {
+            if !std::path::Path::new(&entry).exists() {
+                break;
+            }
+            sleep(Duration::from_micros(20));
+        }
+        report
+    }
+}
+
+/// The life of the tracing thread.
+fn trace(pid: Pid, options: &FreezeOptions, outbox: &Sender<Held>, inbox: &Receiver<Order>) -> StopReport {
+    let mut tracer = match Tracer::seize(pid, options) {
+        Ok(tracer) => tracer,
+        Err(error) => {
+            let _ = outbox.send(Err(error));
+            return StopReport::default();
+        }
+    };
+    if let Err(error) = tracer.hold() {
+        tracer.leave();
+        let _ = outbox.send(Err(error));
+        return tracer.report;
+    }
+    let threads = tracer.threads();
+    tracer.report.pause = tracer.held_for();
+    if outbox.send(Ok((threads, tracer.report.clone()))).is_ok() {
+        while !tracer.is_bereft() {
+            match inbox.recv_timeout(TENDING) {
+                Ok(Order::Run(work)) => work(),
+                Ok(Order::Resume) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => tracer.tend(),
+            }
+        }
+    }
+    tracer.leave();
+    tracer.report
+}

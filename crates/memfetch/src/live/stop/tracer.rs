@@ -1,0 +1,567 @@
+//! [`Tracer`]: the threads of a process, and of those that share its memory, under one tracing thread.
+//!
+//! Every method must run on the thread that made the tracer: ptrace belongs to threads. When that thread ends,
+//! the kernel lets go of every tracee, which is how we leave: `PTRACE_DETACH` would set a flag that makes a
+//! restarted call return EINTR again.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::thread::{sleep, yield_now};
+use std::time::{Duration, Instant};
+
+use memfetch_sys::ptrace;
+use memfetch_sys::wait::{self, Stop};
+
+use super::rewind::{Finding, Rewound};
+use super::tasks::{self, Task};
+use super::tracee::{Running, Seen, Stopped};
+use super::{FreezeOptions, StopReport};
+use crate::error::StopError;
+use crate::threads::{Accounting, Pid, RegisterSet, Registers, Thread, Tid};
+
+/// The signal of a stop that the tracer asked for.
+const SIGTRAP: i32 = 5;
+/// How long a thread may take to stop before it is asked what it is doing.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// How many looks without a result are followed by a mere yield of the processor.
+const EAGER_LOOKS: u32 = 64;
+
+/// All tracees of this thread.
+#[derive(Debug)]
+pub(super) struct Tracer {
+    target: Pid,
+    processes: Vec<Pid>,
+    strangers: HashSet<Pid>,
+    newest: Option<String>,
+    tracees: Vec<Tracee>,
+    deadline: Duration,
+    registers: bool,
+    began: Option<Instant>,
+    pub report: StopReport,
+}
+
+#[derive(Debug)]
+struct Tracee {
+    task: Task,
+    state: State,
+    /// Set from the moment that it was put back before its call to the moment that it is in it again.
+    rewound: Option<Box<Rewound>>,
+    /// It waits in the kernel for something that the stop itself holds up.
+    is_stuck: bool,
+    facts: Facts,
+}
+
+#[derive(Debug)]
+enum State {
+    Running(Running),
+    Held(Stopped),
+    Gone,
+}
+
+#[derive(Debug, Default)]
+struct Facts {
+    name: OsString,
+    accounting: Accounting,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// What stops stays stopped.
+    Holding,
+    /// What stops is sent on.
+    Leaving,
+}
+
+impl Tracer {
+    /// Seizes all threads; they run on.
+    pub fn seize(target: Pid, options: &FreezeOptions) -> Result<Self, StopError> {
+        let mut tracer = Self {
+            target,
+            processes: vec![target],
+            strangers: HashSet::new(),
+            newest: None,
+            tracees: Vec::new(),
+            deadline: options.deadline,
+            registers: options.registers,
+            began: None,
+            report: StopReport::default(),
+        };
+        // All that takes long comes first: from SEIZE on a signal to the target waits for us.
+        tracer.find_sharers()?;
+        let mut facts = HashMap::new();
+        if tracer.registers {
+            for tid in tasks::threads_of(target).unwrap_or_default() {
+                facts.insert(tid, Facts::of(Task { process: target, tid }));
+            }
+        }
+        // A few times only: a process may bear threads for ever. Once the others stand it bears no more.
+        for _ in 0..4 {
+            if tracer.enlist(&mut facts)? == 0 {
+                break;
+            }
+        }
+        if tracer.tracees.is_empty() {
+            return Err(StopError::NoThreads);
+        }
+        Ok(tracer)
+    }
+
+    /// Stops all threads, those born meanwhile as well, and waits until they stand or the deadline has passed.
+    pub fn hold(&mut self) -> Result<(), StopError> {
+        let began = Instant::now();
+        self.began = Some(began);
+        let until = began + self.deadline;
+        for tracee in &self.tracees {
+            tracee.interrupt();
+        }
+        self.wait_for_stops(until);
+        loop {
+            if self.newest != tasks::newest_task() {
+                self.find_sharers()?;
+            }
+            let before = self.tracees.len();
+            let newborn = self.enlist(&mut HashMap::new())?;
+            if (newborn == 0 && self.listing_was_whole()) || Instant::now() >= until {
+                break;
+            }
+            for tracee in self.tracees.iter().skip(before) {
+                tracee.interrupt();
+            }
+            self.wait_for_stops(until);
+        }
+        self.report.already_stopped = self.tracees.iter().any(Tracee::is_in_group_stop);
+        self.report.sharers = self.processes.iter().copied().filter(|pid| *pid != self.target).collect();
+        if self.tracees.iter().all(|tracee| matches!(tracee.state, State::Gone)) {
+            return Err(StopError::NoThreads);
+        }
+        Ok(())
+    }
+
+    /// The threads of the target, first thread first, with what is known of them.
+    pub fn threads(&mut self) -> Vec<Thread> {
+        let mut threads = Vec::new();
+        for tracee in &mut self.tracees {
+            let complete = matches!(tracee.state, State::Held(_));
+            if matches!(tracee.state, State::Gone) {
+                continue;
+            }
+            self.report.threads += 1;
+            self.report.partial += usize::from(!complete);
+            if tracee.task.process == self.target {
+                threads.push(tracee.describe(self.registers));
+            }
+        }
+        threads.sort_by_key(|thread| thread.tid != self.target);
+        threads
+    }
+
+    /// What must be done while the target is held: threads that were killed are reaped, since others wait for
+    /// that; threads that stop late are put back before their calls.
+    pub fn tend(&mut self) {
+        self.reap();
+        self.pass(Phase::Holding);
+    }
+
+    /// Whether all threads have died.
+    pub fn is_bereft(&self) -> bool {
+        self.tracees.iter().all(|tracee| matches!(tracee.state, State::Gone))
+    }
+
+    /// Lets all threads run, sees those that were put back into their calls, and passes signals on until none
+    /// is under way. The calling thread should end right after.
+    pub fn leave(&mut self) {
+        // A late stop that came since the last look must be mended before it is resumed like any other.
+        self.pass(Phase::Holding);
+        // Those with a way to go first, so that the others are resumed while they go it.
+        for rewound in [true, false] {
+            for tracee in &mut self.tracees {
+                if tracee.rewound.is_some() == rewound && !tracee.is_in_group_stop() {
+                    tracee.send_held_on();
+                }
+            }
+        }
+        let mut released = Instant::now();
+        let until = released + self.deadline;
+        let mut quiet_looks = 0;
+        loop {
+            let under_way = self.tracees.iter().any(Tracee::is_under_way);
+            let arrived = self.pass(Phase::Leaving);
+            if under_way {
+                released = Instant::now();
+            } else if arrived == 0 {
+                break;
+            }
+            if Instant::now() >= until {
+                break;
+            }
+            quiet_looks = if arrived > 0 { 0 } else { quiet_looks + 1 };
+            rest(quiet_looks);
+        }
+        self.report.unsettled = self.tracees.iter().filter(|tracee| tracee.is_under_way()).count();
+        self.report.ended = self.is_bereft();
+        if let Some(began) = self.began {
+            self.report.pause = released.duration_since(began);
+        }
+    }
+
+    /// How long the target has been held.
+    pub fn held_for(&self) -> Duration {
+        self.began.map(|began| began.elapsed()).unwrap_or_default()
+    }
+
+    /// Seizes the threads that are listed and not yet ours; returns how many there were.
+    fn enlist(&mut self, facts: &mut HashMap<Tid, Facts>) -> Result<usize, StopError> {
+        // Built anew each time: the number of a thread that died may be that of another now.
+        let known: HashSet<Tid> = self
+            .tracees
+            .iter()
+            .filter(|tracee| !matches!(tracee.state, State::Gone))
+            .map(|tracee| tracee.task.tid)
+            .collect();
+        let mut enlisted = 0;
+        let mut loose = Vec::new();
+        for process in &self.processes {
+            for tid in tasks::threads_of(*process).unwrap_or_default() {
+                if known.contains(&tid) {
+                    continue;
+                }
+                let task = Task { process: *process, tid };
+                match seize(task) {
+                    Ok(None) => {}
+                    Ok(Some(running)) => {
+                        let facts = match facts.remove(&tid) {
+                            Some(facts) => facts,
+                            None if self.registers && *process == self.target => Facts::of(task),
+                            None => Facts::default(),
+                        };
+                        let state = State::Running(running);
+                        self.tracees.push(Tracee { task, state, rewound: None, is_stuck: false, facts });
+                        enlisted += 1;
+                    }
+                    Err(error) if *process == self.target => return Err(error),
+                    Err(_) => {
+                        loose.push(*process);
+                        break;
+                    }
+                }
+            }
+        }
+        self.processes.retain(|process| !loose.contains(process));
+        self.report.loose_sharers.append(&mut loose);
+        Ok(enlisted)
+    }
+
+    /// Whether the last listings can have missed nobody: a listing skips entries when threads die under it.
+    fn listing_was_whole(&self) -> bool {
+        self.processes.iter().all(|process| {
+            let Ok(listed) = tasks::threads_of(*process) else { return true };
+            let Some(first) = listed.first() else { return true };
+            let status = Task { process: *process, tid: *first }.status();
+            status.ok().and_then(|status| status.get("Threads")?.parse().ok()) == Some(listed.len())
+        })
+    }
+
+    /// Adds the processes that have the target's address space without being threads of it (vfork,
+    /// `CLONE_VM`).
+    fn find_sharers(&mut self) -> Result<(), StopError> {
+        self.newest = tasks::newest_task();
+        // A dead first thread has no address space to compare.
+        let Some(witness) = tasks::threads_of(self.target)
+            .unwrap_or_default()
+            .into_iter()
+            .find(|tid| !is_dead(Task { process: self.target, tid: *tid }))
+        else {
+            return Ok(());
+        };
+        let own = std::process::id();
+        for process in tasks::processes().unwrap_or_default() {
+            if process == self.target || !self.strangers.insert(process) {
+                continue;
+            }
+            // An error is no match: EPERM says that the process may not be stopped either.
+            if ptrace::same_address_space(witness, process).unwrap_or(false) {
+                if u32::try_from(process) == Ok(own) {
+                    return Err(StopError::Itself);
+                }
+                self.processes.push(process);
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for_stops(&mut self, until: Instant) {
+        let mut asked = Instant::now();
+        let mut quiet_looks = 0;
+        loop {
+            let arrived = self.pass(Phase::Holding);
+            if !self.tracees.iter().any(Tracee::is_awaited) {
+                return;
+            }
+            let now = Instant::now();
+            if now >= until {
+                return;
+            }
+            if arrived > 0 {
+                quiet_looks = 0;
+                asked = now;
+                continue;
+            }
+            quiet_looks += 1;
+            self.reap();
+            if now.duration_since(asked) >= PATIENCE {
+                asked = now;
+                for tracee in self.tracees.iter_mut().filter(|tracee| tracee.is_awaited()) {
+                    tracee.ask_why_it_runs();
+                }
+            }
+            rest(quiet_looks);
+        }
+    }
+
+    /// Looks once at every tracee that runs; returns how many had stopped or died.
+    fn pass(&mut self, phase: Phase) -> usize {
+        let report = &mut self.report;
+        self.tracees.iter_mut().map(|tracee| usize::from(tracee.look(phase, report))).sum()
+    }
+
+    /// Takes note of the dead, also among those that were held: a thread that waits for the whole process to
+    /// end (in exec or exit) waits for its tracer to do so.
+    fn reap(&mut self) {
+        if !matches!(wait::any_exited(), Ok(Some(_))) {
+            return;
+        }
+        for tracee in &mut self.tracees {
+            tracee.state = match std::mem::replace(&mut tracee.state, State::Gone) {
+                State::Held(stopped) => match stopped.release().look() {
+                    Seen::Stopped(stopped) => State::Held(stopped),
+                    Seen::Running(running) => State::Running(running),
+                    Seen::Gone => State::Gone,
+                },
+                state => state,
+            };
+        }
+    }
+}
+
+impl Tracee {
+    fn interrupt(&self) {
+        if let State::Running(running) = &self.state {
+            running.interrupt();
+        }
+    }
+
+    fn is_awaited(&self) -> bool {
+        matches!(self.state, State::Running(_)) && !self.is_stuck
+    }
+
+    /// Whether it is on its way back into a call.
+    fn is_under_way(&self) -> bool {
+        matches!(self.state, State::Running(_)) && self.rewound.is_some()
+    }
+
+    fn is_in_group_stop(&self) -> bool {
+        match &self.state {
+            State::Held(stopped) => {
+                matches!(stopped.at(), Stop::Event { signal, .. } if signal != SIGTRAP)
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns whether anything had happened to it.
+    fn look(&mut self, phase: Phase, report: &mut StopReport) -> bool {
+        let running = match std::mem::replace(&mut self.state, State::Gone) {
+            State::Running(running) => running,
+            state => {
+                self.state = state;
+                return false;
+            }
+        };
+        match running.look() {
+            Seen::Running(running) => {
+                self.state = State::Running(running);
+                false
+            }
+            Seen::Stopped(stopped) => {
+                self.state = self.arrive(stopped, phase, report);
+                true
+            }
+            Seen::Gone => {
+                self.rewound = None;
+                true
+            }
+        }
+    }
+
+    fn arrive(&mut self, stopped: Stopped, phase: Phase, report: &mut StopReport) -> State {
+        if self.rewound.as_ref().is_some_and(|rewound| !rewound.still_holds(&stopped)) {
+            self.rewound = None;
+        }
+        match stopped.at() {
+            Stop::Event { signal: SIGTRAP, .. } => {
+                self.mend(&stopped, report);
+                match phase {
+                    Phase::Holding => State::Held(stopped),
+                    Phase::Leaving => State::Running(self.send_on(stopped, 0)),
+                }
+            }
+            // Job control stops the process: a call that it interrupts returns EINTR without us as well, and a
+            // resumed thread would run although it should not. The kernel stops it again when we leave.
+            Stop::Event { .. } => {
+                self.take_back(&stopped, report);
+                State::Held(stopped)
+            }
+            Stop::Signal(signal) => {
+                report.signals_forwarded += 1;
+                // To a thread that is traced even a signal comes that is ignored, and wakes it.
+                if self.task.status().is_ok_and(|status| status.ignores(signal)) {
+                    self.mend(&stopped, report);
+                } else {
+                    self.take_back(&stopped, report);
+                }
+                if phase == Phase::Holding {
+                    stopped.interrupt();
+                    return State::Running(stopped.resume(signal));
+                }
+                State::Running(self.send_on(stopped, signal))
+            }
+            // At the entry of its call: from here on a wake-up is the call's own affair.
+            Stop::Syscall => {
+                self.rewound = None;
+                State::Running(stopped.resume(0))
+            }
+        }
+    }
+
+    fn mend(&mut self, stopped: &Stopped, report: &mut StopReport) {
+        if self.rewound.is_some() {
+            return;
+        }
+        match Rewound::mend(self.task, stopped) {
+            Finding::Whole => {}
+            Finding::Interrupted => report.interrupted += 1,
+            Finding::Shortened => report.shortened += 1,
+            Finding::Rewound(rewound) => {
+                report.rewound += 1;
+                report.limits_restarted += usize::from(rewound.limited);
+                self.rewound = Some(rewound);
+            }
+        }
+    }
+
+    fn take_back(&mut self, stopped: &Stopped, report: &mut StopReport) {
+        if let Some(rewound) = self.rewound.take() {
+            report.rewound = report.rewound.saturating_sub(1);
+            report.limits_restarted = report.limits_restarted.saturating_sub(usize::from(rewound.limited));
+            rewound.take_back(stopped);
+        }
+    }
+
+    fn send_held_on(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Gone) {
+            State::Held(stopped) => State::Running(self.send_on(stopped, 0)),
+            state => state,
+        };
+    }
+
+    fn send_on(&self, stopped: Stopped, signal: i32) -> Running {
+        if self.rewound.is_some() { stopped.resume_to_call(signal) } else { stopped.resume(signal) }
+    }
+
+    /// Finds out whether waiting for it makes sense.
+    fn ask_why_it_runs(&mut self) {
+        match self.task.state() {
+            // A dead first thread reports its death only when all others have died.
+            None | Some('Z' | 'X') => self.state = State::Gone,
+            // It would stop when its child does exec: the child, which shares its memory, is held by us.
+            Some('D') => self.is_stuck = self.task.waits_for_vfork(),
+            Some(_) => {}
+        }
+    }
+
+    fn describe(&self, with_registers: bool) -> Thread {
+        let mut thread = Thread {
+            tid: self.task.tid,
+            name: self.facts.name.clone(),
+            accounting: self.facts.accounting,
+            ..Thread::default()
+        };
+        if !with_registers {
+            return thread;
+        }
+        if !matches!(self.state, State::Held(_)) {
+            thread.registers = self.task.blocked_call().map_or(Registers::Unknown, Registers::Partial);
+            return thread;
+        }
+        thread.registers = Registers::Complete(self.register_sets());
+        if let (Ok(pending), Ok(blocked)) =
+            (ptrace::pending_signals(self.task.tid), ptrace::signal_mask(self.task.tid))
+        {
+            thread.accounting.pending = pending;
+            thread.accounting.blocked = blocked;
+        }
+        thread
+    }
+
+    fn register_sets(&self) -> Vec<RegisterSet> {
+        let wanted = [
+            ptrace::NT_PRSTATUS,
+            ptrace::NT_PRFPREG,
+            ptrace::NT_386_TLS,
+            ptrace::NT_386_IOPERM,
+            ptrace::NT_X86_XSTATE,
+            ptrace::NT_X86_SHSTK,
+        ];
+        let mut sets = Vec::with_capacity(wanted.len());
+        for note_type in wanted {
+            // A set that this kernel, processor or thread has not is left out.
+            let bytes = match &self.rewound {
+                Some(rewound) if note_type == ptrace::NT_PRSTATUS => rewound.original().to_bytes().to_vec(),
+                _ => ptrace::register_set(self.task.tid, note_type).unwrap_or_default(),
+            };
+            if !bytes.is_empty() {
+                sets.push(RegisterSet { note_type, bytes });
+            }
+        }
+        sets
+    }
+}
+
+impl Facts {
+    fn of(task: Task) -> Self {
+        Self { name: task.name(), accounting: task.accounting() }
+    }
+}
+
+/// Seizes a thread; none where it is dead or dying.
+fn seize(task: Task) -> Result<Option<Running>, StopError> {
+    const NO_SUCH_THREAD: i32 = 3;
+    const NOT_PERMITTED: i32 = 1;
+    let error = match Running::seize(task) {
+        Ok(running) => return Ok(Some(running)),
+        Err(error) => error,
+    };
+    match error.raw_os_error() {
+        Some(NO_SUCH_THREAD) => Ok(None),
+        // The kernel says the same of a dead thread.
+        Some(NOT_PERMITTED) if is_dead(task) => Ok(None),
+        Some(NOT_PERMITTED) => Err(match tasks::tracer_of(task) {
+            Some((by, name)) => StopError::Traced { by, name },
+            None => StopError::Refused(error),
+        }),
+        _ => Err(StopError::Os { action: "PTRACE_SEIZE", source: error }),
+    }
+}
+
+fn is_dead(task: Task) -> bool {
+    matches!(task.state(), None | Some('Z' | 'X'))
+}
+
+/// Gives the processor to those that are waited for: at once at first, for longer as time goes by.
+fn rest(quiet_looks: u32) {
+    if quiet_looks <= EAGER_LOOKS {
+        yield_now();
+    } else {
+        sleep(Duration::from_micros(50 << (quiet_looks / 256).min(4)));
+    }
+}
