@@ -1,6 +1,7 @@
 //! What memfetch's tests share: target programs with roles, address spaces built from literals, and the
 //! conformance suite that every [`memfetch::Memory`] must pass.
 
+pub mod peers;
 pub mod signals;
 pub mod target;
 

@@ -37,6 +37,7 @@ pub mod sink;
 pub mod threads;
 
 pub use address::{Address, Span};
+pub use capture::{ModeChoice, Progress, Report, Snapshot};
 pub use error::Error;
 pub use image::Image;
 pub use live::Process;

@@ -1,3 +1,231 @@
-//! From a live process to an image.
+//! From a live process to an image: [`Snapshot`].
 
+mod blocks;
+mod copy;
+mod crew;
+mod gather;
 pub mod plan;
+mod write;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Serialize, Serializer};
+
+use crate::error::{Error, OutputError};
+use crate::image::record::{Contents, Mode, Origin, Outcome};
+use crate::live::Process;
+use crate::memory::Touch;
+use crate::selector::Selection;
+use crate::sink::OutputFile;
+
+/// How much the apparent size of a file may be by default. Never-touched memory is holes of the file up to here; past
+/// it, long runs of it are left out of the file altogether.
+pub const MAX_APPARENT_SIZE: u64 = 1 << 40;
+
+/// How the memory should be held still.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ModeChoice {
+    /// The most consistent way that works on this process; the report says which, and why not a better one.
+    #[default]
+    Auto,
+    /// Stop all threads for as long as the copy takes.
+    Freeze,
+    /// Stop nothing.
+    Live,
+}
+
+/// How far a capture is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of memory that are copied.
+    pub done_bytes: u64,
+    /// Bytes of memory that are to be copied.
+    pub total_bytes: u64,
+}
+
+/// What a capture came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// What was captured, and how.
+    pub origin: Origin,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// The file, where it is one.
+    pub path: Option<PathBuf>,
+    /// The length of the image, holes included.
+    pub apparent_bytes: u64,
+    /// What it takes on the disk, or what was sent.
+    pub stored_bytes: u64,
+    /// How long it all took, in nanoseconds in JSON.
+    #[serde(rename = "elapsed_ns", serialize_with = "as_nanoseconds")]
+    pub elapsed: Duration,
+}
+
+/// A snapshot to be: whom to take it of, and how.
+///
+/// ```no_run
+/// use memfetch::{Process, Snapshot};
+///
+/// let redis = Process::find("redis-server")?;
+/// let report = Snapshot::of(&redis).write_core("redis.core")?;
+/// println!("paused {} ns, {} gaps", report.outcome.pause_ns, report.outcome.gaps.len());
+/// # Ok::<(), memfetch::Error>(())
+/// ```
+pub struct Snapshot<'a> {
+    process: &'a Process,
+    mode: ModeChoice,
+    contents: Contents,
+    touch: Touch,
+    selection: Selection,
+    max_apparent_size: u64,
+    replace: bool,
+    time_limit: Option<Duration>,
+    progress: Box<dyn FnMut(Progress) + 'a>,
+}
+
+impl<'a> Snapshot<'a> {
+    /// A snapshot of `process`, by default in mode auto, with default contents.
+    #[must_use]
+    pub fn of(process: &'a Process) -> Self {
+        Self {
+            process,
+            mode: ModeChoice::Auto,
+            contents: Contents::Default,
+            touch: Touch::Stored,
+            selection: Selection::default(),
+            max_apparent_size: MAX_APPARENT_SIZE,
+            replace: false,
+            time_limit: Some(Duration::from_secs(10)),
+            progress: Box::new(|_| {}),
+        }
+    }
+
+    /// How the memory is held still.
+    #[must_use]
+    pub fn mode(mut self, mode: ModeChoice) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How much is saved.
+    #[must_use]
+    pub fn contents(mut self, contents: Contents) -> Self {
+        self.contents = contents;
+        self
+    }
+
+    /// Which pages may be read.
+    #[must_use]
+    pub fn touch(mut self, touch: Touch) -> Self {
+        self.touch = touch;
+        self
+    }
+
+    /// Which regions are saved.
+    #[must_use]
+    pub fn selection(mut self, selection: Selection) -> Self {
+        self.selection = selection;
+        self
+    }
+
+    /// How long a file may look, holes included.
+    #[must_use]
+    pub fn max_apparent_size(mut self, bytes: u64) -> Self {
+        self.max_apparent_size = bytes;
+        self
+    }
+
+    /// Whether a file of the same name is replaced.
+    #[must_use]
+    pub fn replace(mut self, replace: bool) -> Self {
+        self.replace = replace;
+        self
+    }
+
+    /// For how long the kernel may take over a single read; `None` waits for ever.
+    #[must_use]
+    pub fn time_limit(mut self, limit: Option<Duration>) -> Self {
+        self.time_limit = limit;
+        self
+    }
+
+    /// Whom to tell how far it is.
+    #[must_use]
+    pub fn progress(mut self, progress: impl FnMut(Progress) + 'a) -> Self {
+        self.progress = Box::new(progress);
+        self
+    }
+
+    /// Writes an ELF core. The file has its name only when it is whole and on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is left behind then: the process cannot be read, stopped or ended meanwhile, or the file cannot be
+    /// written. What could not be read page by page is no error: it is in the report's gaps.
+    pub fn write_core(mut self, path: impl AsRef<Path>) -> Result<Report, Error> {
+        let begun = Instant::now();
+        let path = path.as_ref();
+        // Before the process is stopped: what is wrong with the file should not cost it a pause.
+        let output = OutputFile::create(path, self.replace).map_err(crew::at_path(path))?;
+        let gathered = self.gather()?;
+        let written = write::to_file(&gathered, output, &mut self)?;
+        Ok(written.report(Some(path.to_owned()), begun))
+    }
+
+    /// Writes an ELF core to a pipe or socket, strictly in order. Long runs of never-touched memory are segments of
+    /// their own there, without bytes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Snapshot::write_core`]; what was written by then is no whole image, and says so to its readers.
+    pub fn write_core_to(mut self, writer: &mut dyn Write) -> Result<Report, Error> {
+        let begun = Instant::now();
+        let gathered = self.gather()?;
+        let written = write::to_stream(&gathered, writer, &mut self)?;
+        Ok(written.report(None, begun))
+    }
+
+    fn gather(&self) -> Result<gather::Gathered, Error> {
+        gather::gather(self.process, self.mode)
+    }
+}
+
+fn as_nanoseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(gather::nanoseconds(*duration))
+}
+
+/// What the writing of an image came to.
+struct Written {
+    outcome: Outcome,
+    origin: Origin,
+    apparent_bytes: u64,
+    stored_bytes: u64,
+}
+
+impl Written {
+    fn report(self, path: Option<PathBuf>, begun: Instant) -> Report {
+        Report {
+            origin: self.origin,
+            outcome: self.outcome,
+            path,
+            apparent_bytes: self.apparent_bytes,
+            stored_bytes: self.stored_bytes,
+            elapsed: begun.elapsed(),
+        }
+    }
+}
+
+/// A mode's word, for remarks.
+const fn word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Live => "live",
+        Mode::Freeze => "freeze",
+    }
+}
+
+/// An output that has no name.
+fn stream_failure(source: OutputError) -> Error {
+    Error::Output { path: PathBuf::from("standard output"), source }
+}

@@ -65,19 +65,19 @@ pub fn encode(
     process: &ProcessRecord,
     threads: &[Thread],
     map: &RegionMap,
-    own: (&str, u32, &[u8]),
+    own: (&[u8], u32, &[u8]),
 ) -> Vec<u8> {
     let mut out = Notes { platform, out: Vec::new() };
     let nobody = Thread { tid: process.pid, ..Thread::default() };
     let (first, others) = threads.split_first().unwrap_or((&nobody, &[]));
-    out.note("CORE", NT_PRSTATUS, &prstatus(platform, process, first));
-    out.note("CORE", NT_PRPSINFO, &prpsinfo(platform, process));
-    out.note("CORE", NT_SIGINFO, &siginfo(first));
-    out.note("CORE", NT_AUXV, &process.auxv);
-    out.note("CORE", NT_FILE, &files(platform, map));
+    out.note(b"CORE", NT_PRSTATUS, &prstatus(platform, process, first));
+    out.note(b"CORE", NT_PRPSINFO, &prpsinfo(platform, process));
+    out.note(b"CORE", NT_SIGINFO, &siginfo(first));
+    out.note(b"CORE", NT_AUXV, &process.auxv);
+    out.note(b"CORE", NT_FILE, &files(platform, map));
     out.other_sets(&first.registers);
     for thread in others {
-        out.note("CORE", NT_PRSTATUS, &prstatus(platform, process, thread));
+        out.note(b"CORE", NT_PRSTATUS, &prstatus(platform, process, thread));
         out.other_sets(&thread.registers);
     }
     let (owner, kind, description) = own;
@@ -93,12 +93,12 @@ struct Notes {
 impl Notes {
     /// Name and description are each padded to four bytes, also in 64-bit files: the kernel and all readers agree
     /// on that against the specification.
-    fn note(&mut self, owner: &str, kind: u32, description: &[u8]) {
+    fn note(&mut self, owner: &[u8], kind: u32, description: &[u8]) {
         let mut note = Encoder::new(self.platform);
         note.u32(owner.len() as u32 + 1);
         note.u32(description.len() as u32);
         note.u32(kind);
-        note.bytes(owner.as_bytes());
+        note.bytes(owner);
         note.pad_to((12 + owner.len() + 1).next_multiple_of(4));
         note.bytes(description);
         let mut bytes = note.finish();
@@ -109,7 +109,7 @@ impl Notes {
     fn other_sets(&mut self, registers: &Registers) {
         let Registers::Complete(sets) = registers else { return };
         for set in sets.iter().filter(|set| set.note_type != NT_PRSTATUS) {
-            let owner = if set.note_type == NT_PRFPREG { "CORE" } else { "LINUX" };
+            let owner = if set.note_type == NT_PRFPREG { &b"CORE"[..] } else { b"LINUX" };
             self.note(owner, set.note_type, &set.bytes);
         }
     }
@@ -271,7 +271,7 @@ mod tests {
             &ProcessRecord::default(),
             &[thread(1), thread(2)],
             &RegionMap::default(),
-            ("MEMFETCH", 1, b"{}"),
+            (b"MEMFETCH", 1, b"{}"),
         );
         let mut kinds = Vec::new();
         let mut rest = bytes.as_slice();

@@ -1,0 +1,231 @@
+//! Copying one block: read its parts, note what could not be read, digest what goes into the file.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use memfetch_sys::buffer::Buffer;
+
+use super::blocks::{Block, Part, Source};
+use crate::address::{Address, Span};
+use crate::error::Error;
+use crate::image::trailer::BlockHasher;
+use crate::memory::{Cause, Gaps, PageState, ReadError, Touch};
+use crate::region::{Region, RegionMap};
+
+/// What a capture reads from: a live process, or a stand-in for one.
+pub(crate) trait PageSource: Send + Sync + 'static {
+    /// Reads a prefix of `buf` from `at` on, by the route that does the target the least harm for a page of this
+    /// state; on the calling thread, without a time limit.
+    fn fetch(
+        &self,
+        region: &Region,
+        state: PageState,
+        at: Address,
+        buf: &mut [u8],
+    ) -> Result<usize, ReadError>;
+
+    /// Puts pages back into swap that a read brought in.
+    fn page_out(&self, span: Span) -> Result<(), Error>;
+}
+
+/// A swapped range is read and put back in pieces of this size, so that the target grows by no more.
+const SWAP_BATCH: u64 = 1 << 20;
+
+/// What copying a block came to.
+#[derive(Debug, Default)]
+pub(crate) struct Copied {
+    /// The number of the block.
+    pub index: u64,
+    /// What the file's block of that number is digested to.
+    pub digest: [u8; 32],
+    /// Bytes read from the process.
+    pub read_bytes: u64,
+    /// Bytes read from files behind it.
+    pub file_bytes: u64,
+    /// What could not be read.
+    pub gaps: Gaps,
+    /// Whether pages that were brought in from swap could not be put back.
+    pub left_in_ram: u64,
+}
+
+/// Everything that the workers of one capture share.
+pub(crate) struct Copier<S> {
+    pub source: S,
+    pub map: RegionMap,
+    pub headers: Vec<u8>,
+    pub touch: Touch,
+    pub page_size: u64,
+    /// Set when the capture is given up: workers stop at the next page.
+    pub cancelled: AtomicBool,
+}
+
+/// When a worker began the read that it is in, so that somebody else can see that it is stuck.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    epoch: Instant,
+    /// Milliseconds after `epoch`, plus one; 0 while it is not reading.
+    since: AtomicU64,
+}
+
+impl Heartbeat {
+    pub(crate) fn new() -> Self {
+        Self { epoch: Instant::now(), since: AtomicU64::new(0) }
+    }
+
+    fn beat(&self) {
+        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.since.store(now + 1, Ordering::Relaxed);
+    }
+
+    fn rest(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    /// For how long it has been in one and the same read.
+    pub(crate) fn stuck_for(&self) -> std::time::Duration {
+        match self.since.load(Ordering::Relaxed) {
+            0 => std::time::Duration::ZERO,
+            since => self.epoch.elapsed().saturating_sub(std::time::Duration::from_millis(since - 1)),
+        }
+    }
+}
+
+impl<S: PageSource> Copier<S> {
+    /// Reads a block into `buffer`, which stands for the block as a whole: byte `n` is the file's byte
+    /// `block.start() + n`. What lies between the parts is left as it is.
+    pub(crate) fn read(&self, block: &Block, buffer: &mut Buffer, beat: &Heartbeat) -> Result<Copied, Error> {
+        let mut copied = Copied { index: block.index, ..Copied::default() };
+        for part in &block.parts {
+            let start = (part.offset - block.start()) as usize;
+            let Some(bytes) = buffer.get_mut(start..start + part.len as usize) else { continue };
+            match part.from {
+                Source::Headers => {
+                    let start = part.offset as usize;
+                    if let Some(headers) = self.headers.get(start..start + bytes.len()) {
+                        bytes.copy_from_slice(headers);
+                    }
+                }
+                Source::Memory { at, state: PageState::Swapped } => {
+                    self.read_swapped(at, bytes, beat, &mut copied)?;
+                }
+                Source::Memory { at, state } => self.read_run(at, state, bytes, beat, &mut copied)?,
+            }
+        }
+        beat.rest();
+        Ok(copied)
+    }
+
+    /// The digest of a block that was read.
+    pub(crate) fn digest(block: &Block, buffer: &Buffer) -> [u8; 32] {
+        let mut hasher = BlockHasher::new();
+        for (offset, len) in extents(&block.parts) {
+            let start = (offset - block.start()) as usize;
+            if let Some(bytes) = buffer.get(start..start + len as usize) {
+                hasher.part(offset, bytes);
+            }
+        }
+        hasher.finish()
+    }
+
+    fn read_swapped(
+        &self,
+        at: Address,
+        bytes: &mut [u8],
+        beat: &Heartbeat,
+        copied: &mut Copied,
+    ) -> Result<(), Error> {
+        let mut at = at;
+        for piece in bytes.chunks_mut(SWAP_BATCH as usize) {
+            self.read_run(at, PageState::Swapped, piece, beat, copied)?;
+            let span = Span::from_len(at, piece.len() as u64).unwrap_or(Span::empty_at(at));
+            if self.source.page_out(span).is_err() {
+                copied.left_in_ram += span.len();
+            }
+            at = span.end();
+        }
+        Ok(())
+    }
+
+    fn read_run(
+        &self,
+        at: Address,
+        state: PageState,
+        bytes: &mut [u8],
+        beat: &Heartbeat,
+        copied: &mut Copied,
+    ) -> Result<(), Error> {
+        let Some(region) = self.map.at(at) else {
+            fill(at, bytes, Cause::NotMapped, copied);
+            return Ok(());
+        };
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let here = at.saturating_add(done as u64);
+            beat.beat();
+            let result = match self.source.fetch(region, self.route(state), here, rest) {
+                // The file is gone: what was asked for with `--touch all` comes through the mapping.
+                Err(ReadError::Fault(fault))
+                    if fault.cause == Cause::FileUnavailable && self.touch == Touch::All =>
+                {
+                    self.source.fetch(region, PageState::Resident, here, rest)
+                }
+                result => result,
+            };
+            match result {
+                Ok(0) => {
+                    fill(here, rest, Cause::Vanished, copied);
+                    return Ok(());
+                }
+                Ok(n) => {
+                    match state {
+                        PageState::FileClean | PageState::Backed => copied.file_bytes += n as u64,
+                        _ => copied.read_bytes += n as u64,
+                    }
+                    done += n;
+                }
+                Err(ReadError::Fault(fault)) => {
+                    // One page is missing, and those behind it may well be there.
+                    let page_end = here.saturating_add(1).align_up(self.page_size);
+                    let len = page_end.offset_from(here).unwrap_or(1).min(rest.len() as u64) as usize;
+                    if let Some(page) = rest.get_mut(..len) {
+                        fill(here, page, fault.cause, copied);
+                    }
+                    done += len;
+                }
+                Err(ReadError::Source(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// With [`Touch::All`] a page of which nothing is known is read through the mapping, come what may.
+    fn route(&self, state: PageState) -> PageState {
+        match state {
+            PageState::Unreadable(Cause::SharedUnknown) if self.touch == Touch::All => PageState::Resident,
+            state => state,
+        }
+    }
+}
+
+/// Filler in the place of what could not be read, and the gap that says so.
+fn fill(at: Address, bytes: &mut [u8], cause: Cause, copied: &mut Copied) {
+    bytes.fill(0);
+    if let Some(span) = Span::from_len(at, bytes.len() as u64) {
+        copied.gaps.push(span, cause);
+    }
+}
+
+/// The ranges of the file that the parts of a block cover, neighbours joined.
+pub(crate) fn extents(parts: &[Part]) -> Vec<(u64, u64)> {
+    let mut extents: Vec<(u64, u64)> = Vec::new();
+    for part in parts {
+        match extents.last_mut() {
+            Some((offset, len)) if *offset + *len == part.offset => *len += part.len,
+            _ => extents.push((part.offset, part.len)),
+        }
+    }
+    extents
+}

@@ -1,0 +1,146 @@
+//! [`gather`]: hold the process still as far as the mode says, and learn all about it but its bytes.
+
+use std::cell::Cell;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{ModeChoice, word};
+use crate::address::{Address, Span};
+use crate::error::{Error, StopError};
+use crate::image::encode::notes::{NT_PRSTATUS, ProcessRecord};
+use crate::image::record::Mode;
+use crate::live::stop::{FreezeOptions, Frozen, StopReport, freeze};
+use crate::live::{Process, ProcessFacts};
+use crate::memory::{Memory, PageRuns, Platform, WordSize};
+use crate::region::RegionMap;
+use crate::threads::{Registers, Thread, Threads};
+
+/// Everything about a process but its bytes. While this lives, the process is held as the mode says.
+pub(crate) struct Gathered {
+    pub process: Process,
+    pub platform: Platform,
+    pub mode: Mode,
+    pub facts: ProcessFacts,
+    pub record: ProcessRecord,
+    pub threads: Vec<Thread>,
+    pub map: RegionMap,
+    pub pages: PageRuns,
+    pub started_ns: u64,
+    pub remarks: Vec<String>,
+    /// In cells, since the process is let go while its blocks still refer to the rest.
+    frozen: Cell<Option<Frozen>>,
+    stopped: Cell<Option<StopReport>>,
+}
+
+impl Gathered {
+    /// Lets the process run on, if it was stopped.
+    pub(crate) fn resume(&self) {
+        if let Some(frozen) = self.frozen.take() {
+            self.stopped.set(Some(frozen.resume()));
+        }
+    }
+
+    /// What the stop cost, once the process has been let go.
+    pub(crate) fn stop_report(&self) -> Option<StopReport> {
+        self.stopped.take()
+    }
+
+    /// Where the stacks of the threads are in use, as far as their registers are known.
+    pub(crate) fn stack_pointers(&self) -> Vec<Address> {
+        self.threads.iter().filter_map(|thread| stack_pointer(self.platform.word, thread)).collect()
+    }
+}
+
+pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, Error> {
+    let started_ns = now_ns();
+    let mut remarks = Vec::new();
+    let frozen = match choice {
+        ModeChoice::Live => None,
+        ModeChoice::Freeze => Some(stop(process)?),
+        ModeChoice::Auto => match stop(process) {
+            Ok(frozen) => Some(frozen),
+            Err(Error::CannotStop { source, .. }) => {
+                remarks.push(format!(
+                    "mode {}, since the process cannot be stopped: {source}",
+                    word(Mode::Live)
+                ));
+                None
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    // A process number may have been given to another process between opening and stopping; while the stopped one
+    // lives it cannot change any more.
+    process.check()?;
+    let facts = process.facts()?;
+    let threads = match &frozen {
+        Some(frozen) => frozen.threads().to_vec(),
+        None => process.threads()?,
+    };
+    let map = process.regions()?;
+    let pages = process.pages(Span::ALL)?;
+    let record = ProcessRecord {
+        pid: facts.pid,
+        ppid: facts.ppid,
+        pgrp: facts.pgrp,
+        session: facts.session,
+        state: u8::try_from(facts.state).unwrap_or(b'R'),
+        nice: i8::try_from(facts.nice).unwrap_or(0),
+        flags: u64::from(facts.flags),
+        uid: facts.uid[0],
+        gid: facts.gid[0],
+        name: facts.comm.clone().into_encoded_bytes(),
+        command_line: facts.cmdline.clone(),
+        auxv: process.read_proc("auxv")?,
+    };
+    Ok(Gathered {
+        process: process.clone(),
+        platform: *process.platform(),
+        mode: if frozen.is_some() { Mode::Freeze } else { Mode::Live },
+        facts,
+        record,
+        threads,
+        map,
+        pages,
+        started_ns,
+        remarks,
+        frozen: Cell::new(frozen),
+        stopped: Cell::new(None),
+    })
+}
+
+fn stop(process: &Process) -> Result<Frozen, Error> {
+    let pid = process.pid();
+    if u32::try_from(pid) == Ok(std::process::id()) {
+        return Err(Error::CannotStop { pid, source: StopError::Itself });
+    }
+    process.check()?;
+    freeze(pid, &FreezeOptions::default()).map_err(|source| Error::CannotStop { pid, source })
+}
+
+fn stack_pointer(word: WordSize, thread: &Thread) -> Option<Address> {
+    match &thread.registers {
+        Registers::Unknown => None,
+        Registers::Partial(call) => Some(Address::new(call.stack_pointer)),
+        Registers::Complete(_) => {
+            let registers = thread.registers.set(NT_PRSTATUS)?;
+            // `rsp` and `esp` in user_regs_struct (sys/user.h).
+            let value = match word {
+                WordSize::Bits64 => u64::from_le_bytes(registers.get(19 * 8..20 * 8)?.try_into().ok()?),
+                WordSize::Bits32 => {
+                    u64::from(u32::from_le_bytes(registers.get(15 * 4..16 * 4)?.try_into().ok()?))
+                }
+            };
+            Some(Address::new(value))
+        }
+    }
+}
+
+/// The time in nanoseconds since 1970 UTC.
+pub(crate) fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanoseconds)
+}
+
+/// A duration as the images write it.
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,359 @@
+//! Writing what was gathered: plan, lay out, copy, let the process go, close with the trailer.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use memfetch_sys::buffer::Buffer;
+
+use super::blocks::{Block, Blocks};
+use super::copy::{Copied, Copier, PageSource, extents};
+use super::crew::{self, Failure, Rules, Step, Totals, at_path};
+use super::gather::{Gathered, nanoseconds, now_ns};
+use super::plan::{Filter, Plan, Wishes};
+use super::{Progress, Snapshot, Written, stream_failure};
+use crate::address::{Address, Span};
+use crate::error::{Error, OutputError};
+use crate::image::encode::{Layout, notes};
+use crate::image::note;
+use crate::image::record::{Origin, Outcome};
+use crate::image::trailer::{BLOCK, Extent, Trailer};
+use crate::live::Process;
+use crate::maps;
+use crate::memory::{Memory, PageState, ReadError};
+use crate::region::Region;
+use crate::sink::file::{ALIGNMENT, size_limit};
+use crate::sink::{OutputFile, OutputStream};
+use crate::threads::Registers;
+
+/// In a stream, and where a file would look too large, zeros from this length on are left out.
+const LONG_ZEROS: u64 = 1 << 20;
+/// How many blocks are read and written at once to a file: enough for several writes to be in flight.
+const WORKERS: usize = 4;
+/// How many blocks are in memory at once.
+const BUFFERS: usize = 8;
+
+impl PageSource for Process {
+    fn fetch(
+        &self,
+        region: &Region,
+        state: PageState,
+        at: Address,
+        buf: &mut [u8],
+    ) -> Result<usize, ReadError> {
+        Self::fetch(self, region, state, at, buf)
+    }
+
+    fn page_out(&self, span: Span) -> Result<(), Error> {
+        Self::page_out(self, span).map(drop)
+    }
+}
+
+/// A planned image: nothing of it is written.
+struct Prepared {
+    plan: Plan,
+    layout: Layout,
+    origin: Origin,
+    headers: Vec<u8>,
+}
+
+fn prepare(
+    gathered: &Gathered,
+    snapshot: &Snapshot<'_>,
+    split_zeros: Option<u64>,
+) -> Result<Prepared, Error> {
+    let wishes = Wishes {
+        contents: snapshot.contents,
+        touch: snapshot.touch,
+        selection: snapshot.selection.clone(),
+        filter: gathered.facts.coredump_filter.map_or(Filter::DEFAULT, Filter),
+        stack_pointers: gathered.stack_pointers(),
+        split_zeros,
+        page_size: gathered.platform.page_size,
+    };
+    let plan = Plan::make(&gathered.map, &gathered.pages, &wishes, |region| is_elf(gathered, region));
+    let uname = rustix::system::uname();
+    let mut origin = Origin {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: gathered.facts.pid,
+        started_ns: gathered.started_ns,
+        host: uname.nodename().to_string_lossy().into_owned(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        mode: gathered.mode,
+        contents: snapshot.contents,
+        touch: snapshot.touch,
+        // The longest number, so that the note's length does not change when the real one is known.
+        trailer_offset: u64::MAX,
+    };
+    let description_len = note::encode(&origin).len();
+    let encode = |origin: &Origin| {
+        let mut description = note::encode(origin);
+        description.resize(description_len, b' ');
+        notes::encode(
+            gathered.platform,
+            &gathered.record,
+            &gathered.threads,
+            &gathered.map,
+            (note::OWNER, note::TYPE_ORIGIN, &description),
+        )
+    };
+    let notes_len = encode(&origin).len() as u64;
+    let layout = Layout::new(gathered.platform, plan.segments.clone(), notes_len).ok_or_else(|| {
+        let source = std::io::Error::other("the offsets do not fit the word size of the process");
+        Error::Os { action: "lay out the image".into(), source }
+    })?;
+    origin.trailer_offset = layout.data_end();
+    let headers = layout.headers(&encode(&origin));
+    Ok(Prepared { plan, layout, origin, headers })
+}
+
+fn is_elf(gathered: &Gathered, region: &Region) -> bool {
+    let mut magic = [0; 4];
+    // A page that cannot be read is no header worth keeping; were it wanted, its region would be.
+    matches!(gathered.process.read_at(region.span.start(), &mut magic), Ok(4)) && magic == *b"\x7fELF"
+}
+
+impl Prepared {
+    /// The blocks to copy, those with swapped pages last: reading them costs the target most.
+    fn swapped_last<'a>(&'a self, gathered: &'a Gathered) -> impl Iterator<Item = Block> + 'a {
+        let all = || Blocks::new(&self.layout, &gathered.pages);
+        all().filter(|block| !block.is_swapped()).chain(all().filter(Block::is_swapped))
+    }
+
+    /// An upper bound for the length of the trailer, good enough to check limits by.
+    fn trailer_bound(&self, gathered: &Gathered) -> u64 {
+        let blocks = self.plan.data_bytes / BLOCK + self.plan.segments.len() as u64 + 2;
+        (1 << 16) + 200 * gathered.map.len() as u64 + 24 * gathered.pages.len() as u64 + 64 * blocks
+    }
+}
+
+fn copier(gathered: &Gathered, snapshot: &Snapshot<'_>, headers: Vec<u8>) -> Arc<Copier<Process>> {
+    Arc::new(Copier {
+        source: gathered.process.clone(),
+        map: gathered.map.clone(),
+        headers,
+        touch: snapshot.touch,
+        page_size: gathered.platform.page_size,
+        cancelled: AtomicBool::new(false),
+    })
+}
+
+/// Copies everything to a file.
+pub(super) fn to_file(
+    gathered: &Gathered,
+    output: OutputFile,
+    snapshot: &mut Snapshot<'_>,
+) -> Result<Written, Error> {
+    let path = output.path().to_owned();
+    let failed = at_path(&path);
+    let mut prepared = prepare(gathered, snapshot, None)?;
+    let most = snapshot.max_apparent_size.min(size_limit().unwrap_or(u64::MAX));
+    let fits = |prepared: &Prepared| {
+        prepared.layout.data_end().saturating_add(prepared.trailer_bound(gathered)) <= most
+    };
+    let reserve = |prepared: &Prepared| {
+        let trailer = prepared.trailer_bound(gathered);
+        let stored = prepared.layout.data_start() + prepared.plan.data_bytes + trailer;
+        output.reserve(prepared.layout.data_end() + trailer, stored)
+    };
+    let too_long = |result: &Result<(), OutputError>| match result {
+        // EFBIG: longer than the file system's longest file.
+        Err(OutputError::Io { source, .. }) => source.kind() == std::io::ErrorKind::FileTooLarge,
+        Err(OutputError::SizeLimit { .. }) => true,
+        _ => false,
+    };
+    let mut reserved = if fits(&prepared) { Some(reserve(&prepared)) } else { None };
+    if reserved.as_ref().is_none_or(too_long) {
+        prepared = prepare(gathered, snapshot, Some(LONG_ZEROS))?;
+        reserved = Some(reserve(&prepared));
+    }
+    reserved.unwrap_or(Ok(())).map_err(&failed)?;
+
+    let output = Arc::new(output);
+    let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
+    let finish = {
+        let output = Arc::clone(&output);
+        let path = path.clone();
+        move |block: &Block, buffer: &Buffer| {
+            for (offset, len) in extents(&block.parts) {
+                let start = (offset - block.start()) as usize;
+                if let Some(bytes) = buffer.get(start..start + len as usize) {
+                    output.write_at(bytes, offset).map_err(at_path(&path))?;
+                }
+            }
+            Ok(())
+        }
+    };
+    let rules = Rules { workers: WORKERS, buffers: BUFFERS, time_limit: snapshot.time_limit };
+    let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
+    let blocks = prepared.swapped_last(gathered);
+    let totals = copy(gathered, blocks, &copier, rules, Arc::new(finish), |_, _, copied| {
+        meter.add(copied);
+        Ok(())
+    })?;
+
+    let (outcome, trailer) = close(gathered, &prepared, totals);
+    write_trailer(&output, &trailer, prepared.layout.data_end()).map_err(&failed)?;
+    let apparent_bytes = prepared.layout.data_end() + trailer.len() as u64;
+    // The workers end once their queue is gone; until the last one has, it shares the file.
+    let output = last_holder(output).map_err(&failed)?;
+    let stored_bytes = output.commit(apparent_bytes).map_err(&failed)?;
+    Ok(Written { outcome, origin: prepared.origin, apparent_bytes, stored_bytes })
+}
+
+fn last_holder(mut output: Arc<OutputFile>) -> Result<OutputFile, OutputError> {
+    for _ in 0..10_000 {
+        match Arc::try_unwrap(output) {
+            Ok(output) => return Ok(output),
+            Err(shared) => output = shared,
+        }
+        std::thread::sleep(std::time::Duration::from_micros(100));
+    }
+    let source = std::io::Error::other("a writer did not end");
+    Err(OutputError::Io { action: "closing the file", source })
+}
+
+fn write_trailer(output: &OutputFile, trailer: &[u8], offset: u64) -> Result<(), OutputError> {
+    let mut buffer = Buffer::new(BLOCK as usize)
+        .map_err(|source| OutputError::Io { action: "allocating a buffer", source })?;
+    let mut at = offset;
+    for piece in trailer.chunks(BLOCK as usize) {
+        let aligned = (piece.len() as u64).next_multiple_of(ALIGNMENT) as usize;
+        if let Some(bytes) = buffer.get_mut(..piece.len()) {
+            bytes.copy_from_slice(piece);
+        }
+        if let Some(padding) = buffer.get_mut(piece.len()..aligned) {
+            padding.fill(0);
+        }
+        output.write_at(buffer.get(..aligned).unwrap_or(&buffer), at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Copies everything to a pipe or socket.
+pub(super) fn to_stream(
+    gathered: &Gathered,
+    writer: &mut dyn Write,
+    snapshot: &mut Snapshot<'_>,
+) -> Result<Written, Error> {
+    let mut prepared = prepare(gathered, snapshot, Some(LONG_ZEROS))?;
+    let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
+    let mut stream = OutputStream::new(writer);
+    // One worker, so that blocks come in order; a second buffer lets it read on while the first is sent.
+    let rules = Rules { workers: 1, buffers: 3, time_limit: snapshot.time_limit };
+    let finish = Arc::new(|_: &Block, _: &Buffer| Ok(()));
+    let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
+    let blocks = Blocks::new(&prepared.layout, &gathered.pages);
+    let totals = copy(gathered, blocks, &copier, rules, finish, |block, buffer, copied| {
+        meter.add(copied);
+        for (offset, len) in extents(&block.parts) {
+            let start = (offset - block.start()) as usize;
+            stream.zeros_to(offset).map_err(stream_failure)?;
+            stream.write(buffer.get(start..start + len as usize).unwrap_or(&[])).map_err(stream_failure)?;
+        }
+        Ok(())
+    })?;
+    let (outcome, trailer) = close(gathered, &prepared, totals);
+    stream.zeros_to(prepared.layout.data_end()).map_err(stream_failure)?;
+    stream.write(&trailer).map_err(stream_failure)?;
+    stream.flush().map_err(stream_failure)?;
+    let bytes = stream.position();
+    Ok(Written { outcome, origin: prepared.origin, apparent_bytes: bytes, stored_bytes: bytes })
+}
+
+/// Copies all blocks, lets the process go when its memory has been read, and tells how far it is.
+fn copy(
+    gathered: &Gathered,
+    blocks: impl Iterator<Item = Block>,
+    copier: &Arc<Copier<Process>>,
+    rules: Rules,
+    finish: Arc<crew::Finish>,
+    mut each: impl FnMut(&Block, &Buffer, &Copied) -> Result<(), Error>,
+) -> Result<Totals, Error> {
+    let result = crew::run(copier, blocks, rules, finish, |step| match step {
+        Step::Block { block, bytes, copied } => each(block, bytes, copied),
+        Step::AllRead => {
+            gathered.resume();
+            Ok(())
+        }
+    });
+    gathered.resume();
+    result.map_err(|failure| match failure {
+        Failure::Error(error) => error,
+        Failure::Stuck(limit) => {
+            Error::TimedOut { pid: gathered.facts.pid, action: "read its memory", limit }
+        }
+    })
+}
+
+/// Tells the caller how far it is.
+struct Meter<'a, 'p> {
+    progress: &'a mut (dyn FnMut(Progress) + 'p),
+    now: Progress,
+}
+
+impl<'a, 'p> Meter<'a, 'p> {
+    fn new(progress: &'a mut (dyn FnMut(Progress) + 'p), plan: &Plan) -> Self {
+        Self { progress, now: Progress { done_bytes: 0, total_bytes: plan.data_bytes } }
+    }
+
+    fn add(&mut self, copied: &Copied) {
+        self.now.done_bytes += copied.read_bytes + copied.file_bytes;
+        (self.progress)(self.now);
+    }
+}
+
+/// What the capture came to, and the trailer that says so in the image.
+fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outcome, Vec<u8>) {
+    let mut gaps = prepared.plan.gaps.clone();
+    gaps.extend(totals.gaps.iter().copied());
+    gaps.sort();
+    let mut remarks = gathered.remarks.clone();
+    if totals.left_in_ram > 0 {
+        remarks.push(format!(
+            "{} bytes that were in swap could not be put back there and stay in RAM",
+            totals.left_in_ram
+        ));
+    }
+    let mut outcome = Outcome {
+        finished_ns: now_ns(),
+        threads: gathered.threads.len() as u64,
+        partial_threads: gathered
+            .threads
+            .iter()
+            .filter(|thread| !matches!(thread.registers, Registers::Complete(_)))
+            .count() as u64,
+        read_bytes: totals.read_bytes,
+        file_bytes: totals.file_bytes,
+        absent_bytes: prepared.plan.zero_bytes,
+        unwanted_bytes: prepared.plan.unwanted_bytes,
+        gaps,
+        remarks,
+        ..Outcome::default()
+    };
+    if let Some(stop) = gathered.stop_report() {
+        outcome.pause_ns = nanoseconds(stop.pause);
+        outcome.stops = 1;
+        outcome.rewound_calls = stop.rewound as u64;
+    }
+    totals.digests.sort_unstable_by_key(|(index, _)| *index);
+    let mut merged: Vec<Extent> = Vec::new();
+    for (offset, len) in
+        Blocks::new(&prepared.layout, &gathered.pages).flat_map(|block| extents(&block.parts))
+    {
+        match merged.last_mut() {
+            Some(last) if last.offset + last.len == offset => last.len += len,
+            _ => merged.push(Extent { offset, len }),
+        }
+    }
+    let trailer = Trailer {
+        outcome,
+        maps: maps::print(&gathered.map),
+        pages: gathered.pages.clone(),
+        extents: merged,
+        digests: totals.digests.into_iter().map(|(_, digest)| digest).collect(),
+    };
+    let bytes = trailer.encode();
+    (trailer.outcome, bytes)
+}
