@@ -38,12 +38,12 @@ impl Target {
         rest.reverse();
         while let Some(first) = rest.pop() {
             let mut group = vec![first];
-            let mut bytes = first.span.len();
+            // By the range of addresses, gaps included: a scan walks those too.
+            let reaches = |next: &Region| next.span.end().offset_from(first.span.start());
             while let Some(&next) = rest.last()
                 && group.len() < GROUP_REGIONS
-                && bytes.saturating_add(next.span.len()) <= GROUP_BYTES
+                && reaches(next).is_some_and(|bytes| bytes <= GROUP_BYTES)
             {
-                bytes += next.span.len();
                 group.push(next);
                 rest.pop();
             }
