@@ -11,3 +11,4 @@ pub mod pagemap;
 pub mod process;
 pub mod ptrace;
 pub mod wait;
+pub mod xsave;

@@ -69,7 +69,7 @@ impl<'a> Blocks<'a> {
     #[must_use]
     pub fn new(layout: &'a Layout, pages: &'a PageRuns) -> Self {
         let headers = Part { offset: 0, len: layout.data_start(), from: Source::Headers };
-        let memory = layout.in_file_order().flat_map(move |placed| {
+        let memory = layout.saved().iter().flat_map(move |placed| {
             let span = placed.segment.span;
             let offset = placed.offset;
             pages.within(span).filter_map(move |run| part_of(run, span, offset))
@@ -167,7 +167,10 @@ mod tests {
                 assert!(part.offset >= end && part.offset + part.len <= block.start() + BLOCK);
                 end = part.offset + part.len;
                 if let Source::Memory { at, .. } = part.from {
-                    assert_eq!(layout.offset_of(at), Some(part.offset));
+                    let holder =
+                        layout.saved().iter().find(|placed| placed.segment.span.contains(at)).unwrap();
+                    let into = at.offset_from(holder.segment.span.start()).unwrap();
+                    assert_eq!(holder.offset + into, part.offset);
                 }
             }
         }

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::{ModeChoice, word};
 use crate::address::{Address, Span};
 use crate::error::{Error, StopError};
-use crate::image::encode::notes::{NT_PRSTATUS, ProcessRecord};
+use crate::image::encode::notes::{NT_PRSTATUS, NT_X86_XSTATE, ProcessRecord};
+use crate::image::encode::xstate::{Component, standard_layout};
 use crate::image::record::Mode;
 use crate::live::stop::{FreezeOptions, Frozen, StopReport, freeze};
 use crate::live::{Process, ProcessFacts};
@@ -53,6 +54,8 @@ impl Gathered {
 pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, Error> {
     let started_ns = now_ns();
     let mut remarks = Vec::new();
+    // Before the stop: a process that is held shows a state of its own for that.
+    let facts = process.facts()?;
     let frozen = match choice {
         ModeChoice::Live => None,
         ModeChoice::Freeze => Some(stop(process)?),
@@ -71,11 +74,17 @@ pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, 
     // A process number may have been given to another process between opening and stopping; while the stopped one
     // lives it cannot change any more.
     process.check()?;
-    let facts = process.facts()?;
-    let threads = match &frozen {
+    let mut threads = match &frozen {
         Some(frozen) => frozen.threads().to_vec(),
         None => process.threads()?,
     };
+    let processor = xsave_components();
+    for set in threads.iter_mut().filter_map(|thread| match &mut thread.registers {
+        Registers::Complete(sets) => sets.iter_mut().find(|set| set.note_type == NT_X86_XSTATE),
+        _ => None,
+    }) {
+        set.bytes = standard_layout(&set.bytes, &processor);
+    }
     let map = process.regions()?;
     let pages = process.pages(Span::ALL)?;
     let record = ProcessRecord {
@@ -133,6 +142,15 @@ fn stack_pointer(word: WordSize, thread: &Thread) -> Option<Address> {
             Some(Address::new(value))
         }
     }
+}
+
+fn xsave_components() -> Vec<Component> {
+    let component = |component: memfetch_sys::xsave::Component| Component {
+        bit: component.bit,
+        offset: component.offset as usize,
+        size: component.size as usize,
+    };
+    memfetch_sys::xsave::components().into_iter().map(component).collect()
 }
 
 /// The time in nanoseconds since 1970 UTC.

@@ -1,13 +1,18 @@
 //! Where everything in a core lies: ELF header, program headers, notes, then the memory of the segments.
 //!
 //! Program headers ascend by address, as the ELF specification wants. The *bytes* of the segments stand in the
-//! order of their [`Group`]: what a debugger needs first stands first, so that a file that was cut short still
-//! gives threads, registers and backtraces.
+//! order of their [`Group`], and by address within it: what a debugger needs first stands first, so that a file that
+//! was cut short still gives threads, registers and backtraces.
 //!
-//! A segment that is not saved has a program header with `p_filesz` 0: readers take it as "not in the file",
-//! never as zeros. Source: elf(5), and for more than 65,534 program headers `PN_XNUM` there.
+//! elfutils reads on into the next program header unless that one's offset lies *above* the end of the last
+//! (`do_more` in libdwfl/core-file.c), and loses modules where it lies below. So a header of type `PT_NULL`, which
+//! all readers ignore (elf(5)), stands wherever offsets go back: with `p_filesz` below `p_memsz` it ends that search.
+//!
+//! A segment that is not saved has a program header with `p_filesz` 0 and the offset at which the bytes before it
+//! end: readers take it as "not in the file", never as zeros. Source: elf(5), and for more than 65,534 program
+//! headers `PN_XNUM` there.
 
-use crate::address::{Address, Span};
+use crate::address::Span;
 use crate::memory::{ByteOrder, Platform, WordSize};
 use crate::region::Permissions;
 
@@ -35,7 +40,7 @@ pub struct Segment {
     pub group: Group,
 }
 
-/// A segment and the offset of its first byte in the file (0 where it is not saved).
+/// A segment and the offset of its first byte in the file, or where that would stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// The segment.
@@ -48,10 +53,10 @@ pub struct Placed {
 #[derive(Clone, Debug)]
 pub struct Layout {
     platform: Platform,
-    /// Ascending by address.
-    segments: Vec<Placed>,
-    /// Indices of the saved segments, ascending by offset.
-    in_file_order: Vec<u32>,
+    /// By address; none where a `PT_NULL` stands.
+    table: Vec<Option<Placed>>,
+    /// The saved ones, by group and address, and so by offset.
+    saved: Vec<Placed>,
     notes_offset: u64,
     notes_len: u64,
     data_start: u64,
@@ -66,39 +71,50 @@ impl Layout {
     /// size.
     #[must_use]
     pub fn new(platform: Platform, mut segments: Vec<Segment>, notes_len: u64) -> Option<Self> {
-        segments.sort_by_key(|segment| segment.span);
-        let headers = (segments.len() as u64).checked_add(1)?;
+        // Offsets from the first byte of memory, since that is only known when the headers are counted.
+        segments.sort_by_key(|segment| (segment.group, segment.span));
+        let mut saved = Vec::with_capacity(segments.len());
+        let mut data_len = 0_u64;
+        for &segment in segments.iter().filter(|segment| segment.saved) {
+            saved.push(Placed { segment, offset: data_len });
+            data_len = data_len.checked_add(segment.span.len())?;
+        }
+        let mut by_address: Vec<Placed> = saved
+            .iter()
+            .copied()
+            .chain(
+                segments
+                    .iter()
+                    .filter(|segment| !segment.saved)
+                    .map(|&segment| Placed { segment, offset: 0 }),
+            )
+            .collect();
+        by_address.sort_by_key(|placed| placed.segment.span);
+        let mut table: Vec<Option<Placed>> = Vec::with_capacity(by_address.len());
+        let mut end = 0;
+        for mut placed in by_address {
+            if !placed.segment.saved {
+                placed.offset = end;
+            } else if placed.offset < end {
+                table.push(None);
+            }
+            end = placed.offset + if placed.segment.saved { placed.segment.span.len() } else { 0 };
+            table.push(Some(placed));
+        }
+
+        let headers = (table.len() as u64).checked_add(1)?;
         let sizes = Sizes::of(platform.word);
         let sections = if headers >= PN_XNUM { sizes.section_header } else { 0 };
         let notes_offset = sizes.file_header + headers.checked_mul(sizes.program_header)? + sections;
         let data_start = align_up(notes_offset.checked_add(notes_len)?, platform.page_size)?;
-
-        let mut in_file_order: Vec<u32> = (0..u32::try_from(segments.len()).ok()?)
-            .filter(|&index| segments.get(index as usize).is_some_and(|segment| segment.saved))
-            .collect();
-        in_file_order.sort_by_key(|&index| {
-            segments.get(index as usize).map(|segment| (segment.group, segment.span.start()))
-        });
-        let mut placed: Vec<Placed> =
-            segments.into_iter().map(|segment| Placed { segment, offset: 0 }).collect();
-        let mut end = data_start;
-        for &index in &in_file_order {
-            let placed = placed.get_mut(index as usize)?;
-            placed.offset = end;
-            end = end.checked_add(placed.segment.span.len())?;
-        }
-        if platform.word == WordSize::Bits32 && u32::try_from(end).is_err() {
+        let data_end = data_start.checked_add(data_len)?;
+        if platform.word == WordSize::Bits32 && u32::try_from(data_end).is_err() {
             return None;
         }
-        Some(Self {
-            platform,
-            segments: placed,
-            in_file_order,
-            notes_offset,
-            notes_len,
-            data_start,
-            data_end: end,
-        })
+        for placed in table.iter_mut().flatten().chain(&mut saved) {
+            placed.offset += data_start;
+        }
+        Some(Self { platform, table, saved, notes_offset, notes_len, data_start, data_end })
     }
 
     /// The offset of the first byte of memory; headers and notes lie below.
@@ -113,23 +129,10 @@ impl Layout {
         self.data_end
     }
 
-    /// The segments by address.
+    /// The segments whose bytes are in the file, in the order of the file. Nothing lies between them.
     #[must_use]
-    pub fn segments(&self) -> &[Placed] {
-        &self.segments
-    }
-
-    /// The saved segments in the order in which their bytes stand in the file. Nothing lies between them.
-    pub fn in_file_order(&self) -> impl Iterator<Item = &Placed> {
-        self.in_file_order.iter().filter_map(|&index| self.segments.get(index as usize))
-    }
-
-    /// The offset in the file of the byte at `at`, if it is saved.
-    #[must_use]
-    pub fn offset_of(&self, at: Address) -> Option<u64> {
-        let index = self.segments.partition_point(|placed| placed.segment.span.end() <= at);
-        let placed = self.segments.get(index).filter(|placed| placed.segment.saved)?;
-        placed.offset.checked_add(at.offset_from(placed.segment.span.start())?)
+    pub fn saved(&self) -> &[Placed] {
+        &self.saved
     }
 
     /// Everything ahead of the memory: `data_start` bytes. `notes` must be as long as was laid out.
@@ -138,7 +141,7 @@ impl Layout {
         debug_assert_eq!(notes.len() as u64, self.notes_len);
         let sizes = Sizes::of(self.platform.word);
         let mut out = Encoder::new(self.platform);
-        let count = self.segments.len() as u64 + 1;
+        let count = self.table.len() as u64 + 1;
         let extended = count >= PN_XNUM;
         let section_headers = sizes.file_header + count * sizes.program_header;
 
@@ -174,7 +177,11 @@ impl Layout {
             memory_size: 0,
             align: 4,
         });
-        for placed in &self.segments {
+        for placed in &self.table {
+            let Some(placed) = placed else {
+                out.program_header(&ProgramHeader { memory_size: 1, ..ProgramHeader::default() });
+                continue;
+            };
             let segment = placed.segment;
             let permissions = segment.permissions;
             out.program_header(&ProgramHeader {
@@ -182,7 +189,7 @@ impl Layout {
                 flags: u32::from(permissions.execute)
                     | u32::from(permissions.write) << 1
                     | u32::from(permissions.read) << 2,
-                offset: if segment.saved { placed.offset } else { self.data_start },
+                offset: placed.offset,
                 address: segment.span.start().get(),
                 file_size: if segment.saved { segment.span.len() } else { 0 },
                 memory_size: segment.span.len(),
@@ -225,6 +232,7 @@ impl Sizes {
     }
 }
 
+#[derive(Default)]
 struct ProgramHeader {
     kind: u32,
     flags: u32,
@@ -312,6 +320,7 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Address;
 
     fn segment(start: u64, len: u64, group: Group, saved: bool) -> Segment {
         Segment {
@@ -323,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_ascend_by_address_and_bytes_by_group() {
+    fn what_debuggers_need_first_stands_first() {
         let layout = Layout::new(
             Platform::X86_64,
             vec![
@@ -336,17 +345,23 @@ mod tests {
         )
         .unwrap();
         let start = layout.data_start();
-        assert_eq!(start, 4096);
-        let offsets: Vec<_> = layout.segments().iter().map(|placed| placed.offset).collect();
-        assert_eq!(offsets, [start + 0x2000, 0, start + 0x1000, start]);
-        assert_eq!(layout.offset_of(Address::new(0x2fff)), Some(start + 0x3fff));
-        assert_eq!(layout.offset_of(Address::new(0x5000)), None);
+        let saved: Vec<_> =
+            layout.saved().iter().map(|placed| (placed.segment.span.start().get(), placed.offset)).collect();
+        assert_eq!(saved, [(0x9000, start), (0x7000, start + 0x1000), (0x1000, start + 0x2000)]);
         assert_eq!(layout.data_end(), start + 0x4000);
         let headers = layout.headers(&[7; 10]);
         assert_eq!(headers.len() as u64, start);
-        assert_eq!(&headers[64 + 5 * 56..][..10], [7; 10]);
-        // p_filesz of the second PT_LOAD, which is not saved.
-        assert_eq!(&headers[64 + 2 * 56 + 32..][..8], [0; 8]);
+        // A note, bulk, bulk not saved, small ahead of which offsets go back, stack ahead of which they do.
+        assert_eq!(u16::from_le_bytes([headers[56], headers[57]]), 7);
+        let field = |header: usize, at: usize| {
+            u64::from_le_bytes(headers[64 + header * 56 + at..][..8].try_into().unwrap())
+        };
+        let kinds: Vec<_> = (0..7).map(|header| field(header, 0) & 0xffff_ffff).collect();
+        assert_eq!(kinds, [4, 1, 1, 0, 1, 0, 1]);
+        assert_eq!(&headers[64 + 7 * 56..][..10], [7; 10]);
+        // What is not saved has p_filesz 0 and begins where the bytes before it end.
+        assert_eq!((field(2, 32), field(2, 8)), (0, start + 0x4000));
+        assert!(field(3, 32) < field(3, 40), "elfutils stops here");
     }
 
     #[test]

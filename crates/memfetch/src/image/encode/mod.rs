@@ -3,5 +3,6 @@
 
 pub mod layout;
 pub mod notes;
+pub mod xstate;
 
 pub use layout::{Group, Layout, Placed, Segment};

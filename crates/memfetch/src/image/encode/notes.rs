@@ -15,6 +15,8 @@ pub const NT_PRSTATUS: u32 = 1;
 pub const NT_PRFPREG: u32 = 2;
 /// Facts about the process.
 pub const NT_PRPSINFO: u32 = 3;
+/// The extended registers, as XSAVE stores them.
+pub const NT_X86_XSTATE: u32 = 0x202;
 /// The auxiliary vector.
 pub const NT_AUXV: u32 = 6;
 /// The mapped files.
@@ -201,13 +203,11 @@ fn prpsinfo(platform: Platform, process: &ProcessRecord) -> Vec<u8> {
         out.u32(number as u32);
     }
     out.text(&process.name, 16);
-    let arguments: Vec<u8> = process
-        .command_line
-        .strip_suffix(&[0])
-        .unwrap_or(&process.command_line)
-        .iter()
-        .map(|&byte| if byte == 0 { b' ' } else { byte })
-        .collect();
+    // A program that shows a title of its own leaves the room behind it blank.
+    let used =
+        process.command_line.iter().rposition(|&byte| byte != 0 && byte != b' ').map_or(0, |last| last + 1);
+    let line = process.command_line.iter().take(used);
+    let arguments: Vec<u8> = line.map(|&byte| if byte == 0 { b' ' } else { byte }).collect();
     out.text(&arguments, 80);
     out.finish()
 }
