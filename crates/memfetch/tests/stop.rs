@@ -228,9 +228,10 @@ fn a_process_that_is_killed_while_it_is_frozen_dies() {
         let frozen = stop(target.pid());
         signals::send(target.pid(), 9);
         // Its parent learns of it although nobody has resumed anything.
-        eventually("its end", || !target.is_alive());
+        eventually("its end", || states(target.pid()) == ['Z']);
         let report = frozen.resume();
         assert!(report.ended, "{report:?}");
+        assert!(!target.is_alive());
     }
 }
 

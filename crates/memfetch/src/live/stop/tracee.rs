@@ -102,6 +102,21 @@ impl Stopped {
         Running(self.task)
     }
 
+    /// The signals that it would take if it ran now, bit `n - 1` for signal `n`.
+    pub fn due_signals(&self) -> u64 {
+        let pending = |shared| ptrace::pending_signals(self.task.tid, shared).unwrap_or_default();
+        let blocked = ptrace::signal_mask(self.task.tid).unwrap_or_default();
+        (pending(false) | pending(true)) & !blocked
+    }
+
+    /// Lets it go for good, with the signal that it is stopped by, or 0.
+    ///
+    /// Never at the entry of a call: the kernel has a thread that is let go look for signals, and there this
+    /// makes the call return EINTR. In all other stops it is at that already.
+    pub fn let_go(self, signal: i32) {
+        let _ = ptrace::detach(self.task.tid, signal);
+    }
+
     /// Lets it run up to its next system call, with the signal that it is stopped by, or 0.
     pub fn resume_to_call(self, signal: i32) -> Running {
         let _ = ptrace::cont_to_syscall(self.task.tid, signal);

@@ -1,8 +1,15 @@
 //! [`Tracer`]: the threads of a process, and of those that share its memory, under one tracing thread.
 //!
 //! Every method must run on the thread that made the tracer: ptrace belongs to threads. When that thread ends,
-//! the kernel lets go of every tracee, which is how we leave: `PTRACE_DETACH` would set a flag that makes a
-//! restarted call return EINTR again.
+//! the kernel lets go of every tracee that is left.
+//!
+//! # How a thread is let go
+//!
+//! Where it stands, by `PTRACE_DETACH`, and wherever possible without having run under us: to a traced thread
+//! even ignored signals come, and wake it. A thread that was put back before its call, and for which a signal
+//! waits, is escorted: resumed, it either stops by the signal, and then the call is to return EINTR; or it gets
+//! to the entry of the call, from where it is resumed by `PTRACE_CONT`, because `PTRACE_DETACH` there makes the
+//! call return EINTR.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -23,6 +30,8 @@ use crate::threads::{Accounting, Pid, RegisterSet, Registers, Thread, Tid};
 const SIGTRAP: i32 = 5;
 /// How long a thread may take to stop before it is asked what it is doing.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// How long to pass signals on when all threads run: what comes later the kernel passes on when we end.
+const LINGERING: Duration = Duration::from_millis(5);
 /// How many looks without a result are followed by a mere yield of the processor.
 const EAGER_LOOKS: u32 = 64;
 
@@ -55,6 +64,9 @@ struct Tracee {
 enum State {
     Running(Running),
     Held(Stopped),
+    /// Let go, and no tracee any more.
+    Free,
+    /// Dead.
     Gone,
 }
 
@@ -176,7 +188,7 @@ impl Tracer {
         for rewound in [true, false] {
             for tracee in &mut self.tracees {
                 if tracee.rewound.is_some() == rewound && !tracee.is_in_group_stop() {
-                    tracee.send_held_on();
+                    tracee.release();
                 }
             }
         }
@@ -191,7 +203,8 @@ impl Tracer {
             } else if arrived == 0 {
                 break;
             }
-            if Instant::now() >= until {
+            let now = Instant::now();
+            if now >= until || (!under_way && now.duration_since(released) >= LINGERING) {
                 break;
             }
             quiet_looks = if arrived > 0 { 0 } else { quiet_looks + 1 };
@@ -402,7 +415,7 @@ impl Tracee {
                 self.mend(&stopped, report);
                 match phase {
                     Phase::Holding => State::Held(stopped),
-                    Phase::Leaving => State::Running(self.send_on(stopped, 0)),
+                    Phase::Leaving => self.send_off(stopped, 0),
                 }
             }
             // Job control stops the process: a call that it interrupts returns EINTR without us as well, and a
@@ -423,7 +436,7 @@ impl Tracee {
                     stopped.interrupt();
                     return State::Running(stopped.resume(signal));
                 }
-                State::Running(self.send_on(stopped, signal))
+                self.send_off(stopped, signal)
             }
             // At the entry of its call: from here on a wake-up is the call's own affair.
             Stop::Syscall => {
@@ -457,15 +470,26 @@ impl Tracee {
         }
     }
 
-    fn send_held_on(&mut self) {
+    /// Lets it run, if it was held.
+    fn release(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Held(stopped) => State::Running(self.send_on(stopped, 0)),
+            State::Held(stopped) => self.send_off(stopped, 0),
             state => state,
         };
     }
 
-    fn send_on(&self, stopped: Stopped, signal: i32) -> Running {
-        if self.rewound.is_some() { stopped.resume_to_call(signal) } else { stopped.resume(signal) }
+    /// Lets it go for good, or under escort where a signal may still interrupt the call that it was put back
+    /// before.
+    ///
+    /// A signal that comes between this question and its answer is handled, and the call then starts as if the
+    /// signal had come right before it.
+    fn send_off(&mut self, stopped: Stopped, signal: i32) -> State {
+        if self.rewound.as_ref().is_some_and(|rewound| rewound.masks || stopped.due_signals() != 0) {
+            return State::Running(stopped.resume_to_call(signal));
+        }
+        self.rewound = None;
+        stopped.let_go(signal);
+        State::Free
     }
 
     /// Finds out whether waiting for it makes sense.
@@ -495,7 +519,7 @@ impl Tracee {
         }
         thread.registers = Registers::Complete(self.register_sets());
         if let (Ok(pending), Ok(blocked)) =
-            (ptrace::pending_signals(self.task.tid), ptrace::signal_mask(self.task.tid))
+            (ptrace::pending_signals(self.task.tid, false), ptrace::signal_mask(self.task.tid))
         {
             thread.accounting.pending = pending;
             thread.accounting.blocked = blocked;
