@@ -13,6 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
+use std::num::NonZeroU64;
 use std::thread::{sleep, yield_now};
 use std::time::{Duration, Instant};
 
@@ -30,10 +31,10 @@ use crate::threads::{Accounting, Pid, RegisterSet, Registers, Thread, Tid};
 const SIGTRAP: i32 = 5;
 /// How long a thread may take to stop before it is asked what it is doing.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// How many looks without a result are followed by a mere yield of the processor.
+const EAGER_LOOKS: u32 = 16;
 /// How long to pass signals on when all threads run: what comes later the kernel passes on when we end.
 const LINGERING: Duration = Duration::from_millis(5);
-/// How many looks without a result are followed by a mere yield of the processor.
-const EAGER_LOOKS: u32 = 64;
 
 /// All tracees of this thread.
 #[derive(Debug)]
@@ -120,6 +121,7 @@ impl Tracer {
 
     /// Stops all threads, those born meanwhile as well, and waits until they stand or the deadline has passed.
     pub fn hold(&mut self) -> Result<(), StopError> {
+        hurry();
         let began = Instant::now();
         self.began = Some(began);
         let until = began + self.deadline;
@@ -478,13 +480,22 @@ impl Tracee {
         };
     }
 
+    /// Whether a signal waits for it that interrupts a call.
+    fn is_due_a_signal(&self, stopped: &Stopped) -> bool {
+        let due = stopped.due_signals();
+        let ignored = |status: tasks::StatusFile| {
+            (1..=64).filter(|signal| due & 1 << (signal - 1) != 0).all(|signal| status.ignores(signal))
+        };
+        due != 0 && !self.task.status().is_ok_and(ignored)
+    }
+
     /// Lets it go for good, or under escort where a signal may still interrupt the call that it was put back
     /// before.
     ///
     /// A signal that comes between this question and its answer is handled, and the call then starts as if the
     /// signal had come right before it.
     fn send_off(&mut self, stopped: Stopped, signal: i32) -> State {
-        if self.rewound.as_ref().is_some_and(|rewound| rewound.masks || stopped.due_signals() != 0) {
+        if self.rewound.as_ref().is_some_and(|rewound| rewound.masks || self.is_due_a_signal(&stopped)) {
             return State::Running(stopped.resume_to_call(signal));
         }
         self.rewound = None;
@@ -581,11 +592,20 @@ fn is_dead(task: Task) -> bool {
     matches!(task.state(), None | Some('Z' | 'X'))
 }
 
-/// Gives the processor to those that are waited for: at once at first, for longer as time goes by.
+/// Gives the processor to those that are waited for: first for as long as they take, then for longer and longer.
+///
+/// By a sleep, however short, after the first looks: after it a thread gets the processor before those that
+/// compute all the time, while after a yield it queues up behind them.
 fn rest(quiet_looks: u32) {
     if quiet_looks <= EAGER_LOOKS {
         yield_now();
     } else {
-        sleep(Duration::from_micros(50 << (quiet_looks / 256).min(4)));
+        sleep(Duration::from_micros(20 << (quiet_looks / 64).min(6)));
     }
+}
+
+/// Has this thread, for which the target waits, get the processor soon; the first part where that is allowed.
+fn hurry() {
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), -20);
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }
