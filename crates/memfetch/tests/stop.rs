@@ -103,6 +103,9 @@ fn threads_that_are_born_meanwhile_are_held_too() {
 fn two_thousand_threads_stop_quickly() {
     watchdog();
     let mut target = Target::spawn("threads", &["2000"]);
+    let bare = freeze(target.pid(), &FreezeOptions { registers: false, ..FreezeOptions::default() }).unwrap();
+    eprintln!("2,001 threads without registers: {:?} until frozen", bare.report().pause);
+    eprintln!("whole: {:?}", bare.resume().pause);
     let mut pauses: Vec<(Duration, Duration)> = (0..5)
         .map(|_| {
             let frozen = stop(target.pid());

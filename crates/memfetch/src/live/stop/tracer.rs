@@ -186,10 +186,10 @@ impl Tracer {
     pub fn leave(&mut self) {
         // A late stop that came since the last look must be mended before it is resumed like any other.
         self.pass(Phase::Holding);
-        // Those with a way to go first, so that the others are resumed while they go it.
-        for rewound in [true, false] {
+        // The first thread first, for the reason for which it was seized last.
+        for first in [true, false] {
             for tracee in &mut self.tracees {
-                if tracee.rewound.is_some() == rewound && !tracee.is_in_group_stop() {
+                if tracee.task.is_first() == first && !tracee.is_in_group_stop() {
                     tracee.release();
                 }
             }
@@ -236,7 +236,12 @@ impl Tracer {
         let mut enlisted = 0;
         let mut loose = Vec::new();
         for process in &self.processes {
-            for tid in tasks::threads_of(*process).unwrap_or_default() {
+            let mut tids = tasks::threads_of(*process).unwrap_or_default();
+            // The first thread last: a signal to the process is dropped at once, if it is ignored, unless the
+            // first thread is traced; then it may wake any other, and one that is not traced yet would return
+            // EINTR unmended.
+            tids.sort_by_key(|tid| tid == process);
+            for tid in tids {
                 if known.contains(&tid) {
                     continue;
                 }
