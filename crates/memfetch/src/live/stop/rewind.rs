@@ -7,8 +7,8 @@
 
 use memfetch_sys::ptrace::UserRegs;
 
+use super::states::Stopped;
 use super::tasks::Task;
-use super::tracee::Stopped;
 
 /// `-EINTR` as a call returns it.
 const INTERRUPTED: u64 = (-4_i64).cast_unsigned();

@@ -2,33 +2,21 @@
 //!
 //! Every method must run on the thread that made the tracer: ptrace belongs to threads. When that thread ends,
 //! the kernel lets go of every tracee that is left.
-//!
-//! # How a thread is let go
-//!
-//! Where it stands, by `PTRACE_DETACH`, and wherever possible without having run under us: to a traced thread
-//! even ignored signals come, and wake it. A thread that was put back before its call, and for which a signal
-//! waits, is escorted: resumed, it either stops by the signal, and then the call is to return EINTR; or it gets
-//! to the entry of the call, from where it is resumed by `PTRACE_CONT`, because `PTRACE_DETACH` there makes the
-//! call return EINTR.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::thread::{sleep, yield_now};
 use std::time::{Duration, Instant};
 
-use memfetch_sys::ptrace;
-use memfetch_sys::wait::{self, Stop};
+use memfetch_sys::{ptrace, wait};
 
-use super::rewind::{Finding, Rewound};
+use super::states::Running;
 use super::tasks::{self, Task};
-use super::tracee::{Running, Seen, Stopped};
+use super::tracee::{Facts, Phase, Tracee};
 use super::{FreezeOptions, StopReport};
 use crate::error::StopError;
-use crate::threads::{Accounting, Pid, RegisterSet, Registers, Thread, Tid};
+use crate::threads::{Pid, Thread, Tid};
 
-/// The signal of a stop that the tracer asked for.
-const SIGTRAP: i32 = 5;
 /// How long a thread may take to stop before it is asked what it is doing.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How many looks without a result are followed by a mere yield of the processor.
@@ -48,41 +36,6 @@ pub(super) struct Tracer {
     registers: bool,
     began: Option<Instant>,
     pub report: StopReport,
-}
-
-#[derive(Debug)]
-struct Tracee {
-    task: Task,
-    state: State,
-    /// Set from the moment that it was put back before its call to the moment that it is in it again.
-    rewound: Option<Box<Rewound>>,
-    /// It waits in the kernel for something that the stop itself holds up.
-    is_stuck: bool,
-    facts: Facts,
-}
-
-#[derive(Debug)]
-enum State {
-    Running(Running),
-    Held(Stopped),
-    /// Let go, and no tracee any more.
-    Free,
-    /// Dead.
-    Gone,
-}
-
-#[derive(Debug, Default)]
-struct Facts {
-    name: OsString,
-    accounting: Accounting,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// What stops stays stopped.
-    Holding,
-    /// What stops is sent on.
-    Leaving,
 }
 
 impl Tracer {
@@ -145,7 +98,7 @@ impl Tracer {
         }
         self.report.already_stopped = self.tracees.iter().any(Tracee::is_in_group_stop);
         self.report.sharers = self.processes.iter().copied().filter(|pid| *pid != self.target).collect();
-        if self.tracees.iter().all(|tracee| matches!(tracee.state, State::Gone)) {
+        if self.tracees.iter().all(|tracee| tracee.is_gone()) {
             return Err(StopError::NoThreads);
         }
         Ok(())
@@ -155,8 +108,8 @@ impl Tracer {
     pub fn threads(&mut self) -> Vec<Thread> {
         let mut threads = Vec::new();
         for tracee in &mut self.tracees {
-            let complete = matches!(tracee.state, State::Held(_));
-            if matches!(tracee.state, State::Gone) {
+            let complete = tracee.is_held();
+            if tracee.is_gone() {
                 continue;
             }
             self.report.threads += 1;
@@ -178,7 +131,7 @@ impl Tracer {
 
     /// Whether all threads have died.
     pub fn is_bereft(&self) -> bool {
-        self.tracees.iter().all(|tracee| matches!(tracee.state, State::Gone))
+        self.tracees.iter().all(|tracee| tracee.is_gone())
     }
 
     /// Lets all threads run, sees those that were put back into their calls, and passes signals on until none
@@ -227,12 +180,8 @@ impl Tracer {
     /// Seizes the threads that are listed and not yet ours; returns how many there were.
     fn enlist(&mut self, facts: &mut HashMap<Tid, Facts>) -> Result<usize, StopError> {
         // Built anew each time: the number of a thread that died may be that of another now.
-        let known: HashSet<Tid> = self
-            .tracees
-            .iter()
-            .filter(|tracee| !matches!(tracee.state, State::Gone))
-            .map(|tracee| tracee.task.tid)
-            .collect();
+        let known: HashSet<Tid> =
+            self.tracees.iter().filter(|tracee| !tracee.is_gone()).map(|tracee| tracee.task.tid).collect();
         let mut enlisted = 0;
         let mut loose = Vec::new();
         for process in &self.processes {
@@ -254,8 +203,7 @@ impl Tracer {
                             None if self.registers && *process == self.target => Facts::of(task),
                             None => Facts::default(),
                         };
-                        let state = State::Running(running);
-                        self.tracees.push(Tracee { task, state, rewound: None, is_stuck: false, facts });
+                        self.tracees.push(Tracee::new(task, running, facts));
                         enlisted += 1;
                     }
                     Err(error) if *process == self.target => return Err(error),
@@ -351,225 +299,8 @@ impl Tracer {
             return;
         }
         for tracee in &mut self.tracees {
-            tracee.state = match std::mem::replace(&mut tracee.state, State::Gone) {
-                State::Held(stopped) => match stopped.release().look() {
-                    Seen::Stopped(stopped) => State::Held(stopped),
-                    Seen::Running(running) => State::Running(running),
-                    Seen::Gone => State::Gone,
-                },
-                state => state,
-            };
+            tracee.look_for_death();
         }
-    }
-}
-
-impl Tracee {
-    fn interrupt(&self) {
-        if let State::Running(running) = &self.state {
-            running.interrupt();
-        }
-    }
-
-    fn is_awaited(&self) -> bool {
-        matches!(self.state, State::Running(_)) && !self.is_stuck
-    }
-
-    /// Whether it is on its way back into a call.
-    fn is_under_way(&self) -> bool {
-        matches!(self.state, State::Running(_)) && self.rewound.is_some()
-    }
-
-    fn is_in_group_stop(&self) -> bool {
-        match &self.state {
-            State::Held(stopped) => {
-                matches!(stopped.at(), Stop::Event { signal, .. } if signal != SIGTRAP)
-            }
-            _ => false,
-        }
-    }
-
-    /// Returns whether anything had happened to it.
-    fn look(&mut self, phase: Phase, report: &mut StopReport) -> bool {
-        let running = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Running(running) => running,
-            state => {
-                self.state = state;
-                return false;
-            }
-        };
-        match running.look() {
-            Seen::Running(running) => {
-                self.state = State::Running(running);
-                false
-            }
-            Seen::Stopped(stopped) => {
-                self.state = self.arrive(stopped, phase, report);
-                true
-            }
-            Seen::Gone => {
-                self.rewound = None;
-                true
-            }
-        }
-    }
-
-    fn arrive(&mut self, stopped: Stopped, phase: Phase, report: &mut StopReport) -> State {
-        if self.rewound.as_ref().is_some_and(|rewound| !rewound.still_holds(&stopped)) {
-            self.rewound = None;
-        }
-        match stopped.at() {
-            Stop::Event { signal: SIGTRAP, .. } => {
-                self.mend(&stopped, report);
-                match phase {
-                    Phase::Holding => State::Held(stopped),
-                    Phase::Leaving => self.send_off(stopped, 0),
-                }
-            }
-            // Job control stops the process: a call that it interrupts returns EINTR without us as well, and a
-            // resumed thread would run although it should not. The kernel stops it again when we leave.
-            Stop::Event { .. } => {
-                self.take_back(&stopped, report);
-                State::Held(stopped)
-            }
-            Stop::Signal(signal) => {
-                report.signals_forwarded += 1;
-                // To a thread that is traced even a signal comes that is ignored, and wakes it.
-                if self.task.status().is_ok_and(|status| status.ignores(signal)) {
-                    self.mend(&stopped, report);
-                } else {
-                    self.take_back(&stopped, report);
-                }
-                if phase == Phase::Holding {
-                    stopped.interrupt();
-                    return State::Running(stopped.resume(signal));
-                }
-                self.send_off(stopped, signal)
-            }
-            // At the entry of its call: from here on a wake-up is the call's own affair.
-            Stop::Syscall => {
-                self.rewound = None;
-                State::Running(stopped.resume(0))
-            }
-        }
-    }
-
-    fn mend(&mut self, stopped: &Stopped, report: &mut StopReport) {
-        if self.rewound.is_some() {
-            return;
-        }
-        match Rewound::mend(self.task, stopped) {
-            Finding::Whole => {}
-            Finding::Interrupted => report.interrupted += 1,
-            Finding::Shortened => report.shortened += 1,
-            Finding::Rewound(rewound) => {
-                report.rewound += 1;
-                report.limits_restarted += usize::from(rewound.limited);
-                self.rewound = Some(rewound);
-            }
-        }
-    }
-
-    fn take_back(&mut self, stopped: &Stopped, report: &mut StopReport) {
-        if let Some(rewound) = self.rewound.take() {
-            report.rewound = report.rewound.saturating_sub(1);
-            report.limits_restarted = report.limits_restarted.saturating_sub(usize::from(rewound.limited));
-            rewound.take_back(stopped);
-        }
-    }
-
-    /// Lets it run, if it was held.
-    fn release(&mut self) {
-        self.state = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Held(stopped) => self.send_off(stopped, 0),
-            state => state,
-        };
-    }
-
-    /// Whether a signal waits for it that interrupts a call.
-    fn is_due_a_signal(&self, stopped: &Stopped) -> bool {
-        let due = stopped.due_signals();
-        let ignored = |status: tasks::StatusFile| {
-            (1..=64).filter(|signal| due & 1 << (signal - 1) != 0).all(|signal| status.ignores(signal))
-        };
-        due != 0 && !self.task.status().is_ok_and(ignored)
-    }
-
-    /// Lets it go for good, or under escort where a signal may still interrupt the call that it was put back
-    /// before.
-    ///
-    /// A signal that comes between this question and its answer is handled, and the call then starts as if the
-    /// signal had come right before it.
-    fn send_off(&mut self, stopped: Stopped, signal: i32) -> State {
-        if self.rewound.as_ref().is_some_and(|rewound| rewound.masks || self.is_due_a_signal(&stopped)) {
-            return State::Running(stopped.resume_to_call(signal));
-        }
-        self.rewound = None;
-        stopped.let_go(signal);
-        State::Free
-    }
-
-    /// Finds out whether waiting for it makes sense.
-    fn ask_why_it_runs(&mut self) {
-        match self.task.state() {
-            // A dead first thread reports its death only when all others have died.
-            None | Some('Z' | 'X') => self.state = State::Gone,
-            // It would stop when its child does exec: the child, which shares its memory, is held by us.
-            Some('D') => self.is_stuck = self.task.waits_for_vfork(),
-            Some(_) => {}
-        }
-    }
-
-    fn describe(&self, with_registers: bool) -> Thread {
-        let mut thread = Thread {
-            tid: self.task.tid,
-            name: self.facts.name.clone(),
-            accounting: self.facts.accounting,
-            ..Thread::default()
-        };
-        if !with_registers {
-            return thread;
-        }
-        if !matches!(self.state, State::Held(_)) {
-            thread.registers = self.task.blocked_call().map_or(Registers::Unknown, Registers::Partial);
-            return thread;
-        }
-        thread.registers = Registers::Complete(self.register_sets());
-        if let (Ok(pending), Ok(blocked)) =
-            (ptrace::pending_signals(self.task.tid, false), ptrace::signal_mask(self.task.tid))
-        {
-            thread.accounting.pending = pending;
-            thread.accounting.blocked = blocked;
-        }
-        thread
-    }
-
-    fn register_sets(&self) -> Vec<RegisterSet> {
-        let wanted = [
-            ptrace::NT_PRSTATUS,
-            ptrace::NT_PRFPREG,
-            ptrace::NT_386_TLS,
-            ptrace::NT_386_IOPERM,
-            ptrace::NT_X86_XSTATE,
-            ptrace::NT_X86_SHSTK,
-        ];
-        let mut sets = Vec::with_capacity(wanted.len());
-        for note_type in wanted {
-            // A set that this kernel, processor or thread has not is left out.
-            let bytes = match &self.rewound {
-                Some(rewound) if note_type == ptrace::NT_PRSTATUS => rewound.original().to_bytes().to_vec(),
-                _ => ptrace::register_set(self.task.tid, note_type).unwrap_or_default(),
-            };
-            if !bytes.is_empty() {
-                sets.push(RegisterSet { note_type, bytes });
-            }
-        }
-        sets
-    }
-}
-
-impl Facts {
-    fn of(task: Task) -> Self {
-        Self { name: task.name(), accounting: task.accounting() }
     }
 }
 
