@@ -78,9 +78,7 @@ impl Tracer {
         let began = Instant::now();
         self.began = Some(began);
         let until = began + self.deadline;
-        for tracee in &self.tracees {
-            tracee.interrupt();
-        }
+        self.interrupt_from(0);
         self.wait_for_stops(until);
         loop {
             if self.newest != tasks::newest_task() {
@@ -91,9 +89,7 @@ impl Tracer {
             if (newborn == 0 && self.listing_was_whole()) || Instant::now() >= until {
                 break;
             }
-            for tracee in self.tracees.iter().skip(before) {
-                tracee.interrupt();
-            }
+            self.interrupt_from(before);
             self.wait_for_stops(until);
         }
         self.report.already_stopped = self.tracees.iter().any(Tracee::is_in_group_stop);
@@ -169,6 +165,26 @@ impl Tracer {
         self.report.ended = self.is_bereft();
         if let Some(began) = self.began {
             self.report.pause = released.duration_since(began);
+        }
+    }
+
+    /// Has the tracees from an index on stop.
+    ///
+    /// A request takes about as long as a stop (it wakes another processor), and until a thread that stands is
+    /// put back before its call, our death would interrupt that call: so those before are looked at in between.
+    fn interrupt_from(&mut self, index: usize) {
+        const RECENT: usize = 3;
+        let report = &mut self.report;
+        for next in index..self.tracees.len() {
+            for (position, tracee) in
+                self.tracees.iter_mut().enumerate().take(next + 1).skip(next.saturating_sub(RECENT))
+            {
+                if position == next {
+                    tracee.interrupt();
+                } else {
+                    tracee.look(Phase::Holding, report);
+                }
+            }
         }
     }
 
