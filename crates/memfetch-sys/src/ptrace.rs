@@ -247,12 +247,27 @@ pub fn signal_mask(tid: i32) -> io::Result<u64> {
     Ok(mask)
 }
 
-/// The signals that wait for this thread alone, bit `n - 1` for signal `n` (`PTRACE_PEEKSIGINFO`).
+/// Lets a stopped thread run and is its tracer no longer (`PTRACE_DETACH`); from a signal-delivery stop with that
+/// signal, 0 for none.
+///
+/// The thread looks for signals once more, whether there is one or not: at the entry of a system call this
+/// interrupts the call.
+///
+/// # Errors
+///
+/// As for [`cont`].
+pub fn detach(tid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: as for `seize`.
+    answer(unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0_usize, signal as usize) })
+}
+
+/// The signals that wait for this thread alone, or (`shared`) for any thread of its process, bit `n - 1` for
+/// signal `n` (`PTRACE_PEEKSIGINFO`).
 ///
 /// # Errors
 ///
 /// `ESRCH`: not stopped.
-pub fn pending_signals(tid: i32) -> io::Result<u64> {
+pub fn pending_signals(tid: i32, shared: bool) -> io::Result<u64> {
     /// `struct ptrace_peeksiginfo_args` (linux/ptrace.h).
     #[repr(C)]
     struct Arguments {
@@ -266,7 +281,7 @@ pub fn pending_signals(tid: i32) -> io::Result<u64> {
     let mut pending = 0_u64;
     let mut offset = 0_u64;
     loop {
-        let arguments = Arguments { offset, flags: 0, count: BATCH as i32 };
+        let arguments = Arguments { offset, flags: u32::from(shared), count: BATCH as i32 };
         let mut infos = [[0_u8; SIGINFO_BYTES]; BATCH];
         // SAFETY: the kernel reads `arguments` and writes at most `count` siginfo_t of 128 bytes into `infos`,
         // which holds that many.

@@ -1,6 +1,6 @@
 //! Stops a process over and over, until it is killed: `memfetch-freezer PID HOLD_MICROSECONDS [ROUNDS]`.
 //!
-//! Prints `up` when it starts and, if it is not killed, `done` or the reason why it cannot stop the process.
+//! Prints `up` when it starts, `held` when it holds the process for the first time, and, if it is not killed, `done` or the reason why it cannot stop the process.
 
 use std::io::Write;
 use std::time::Duration;
@@ -14,9 +14,13 @@ fn main() {
     let rounds = numbers.next().unwrap_or(u32::MAX);
     println!("up");
     std::io::stdout().flush().expect("the test listens");
-    for _ in 0..rounds {
+    for round in 0..rounds {
         match freeze(pid, &FreezeOptions::default()) {
             Ok(frozen) => {
+                if round == 0 {
+                    let _ = writeln!(std::io::stdout(), "held");
+                    let _ = std::io::stdout().flush();
+                }
                 std::thread::sleep(hold);
                 let _ = frozen.resume();
             }

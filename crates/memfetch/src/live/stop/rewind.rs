@@ -7,8 +7,8 @@
 
 use memfetch_sys::ptrace::UserRegs;
 
+use super::states::Stopped;
 use super::tasks::Task;
-use super::tracee::Stopped;
 
 /// `-EINTR` as a call returns it.
 const INTERRUPTED: u64 = (-4_i64).cast_unsigned();
@@ -79,6 +79,9 @@ pub(super) struct Rewound {
     rewound: UserRegs,
     /// Whether the call had a time limit, which now starts anew.
     pub limited: bool,
+    /// Whether the call changes the signal mask for its own time. Its caller relies on that a signal which only
+    /// this lets through is never handled without the call returning.
+    pub masks: bool,
 }
 
 impl Rewound {
@@ -119,7 +122,12 @@ impl Rewound {
             Limit::Pointer(of) => of(&original) != 0,
             Limit::OfSocket => true,
         };
-        Finding::Rewound(Box::new(Self { original, rewound, limited }))
+        let masks = match original.orig_rax {
+            281 | 441 => original.r8 != 0,
+            333 => original.r9 != 0,
+            _ => false,
+        };
+        Finding::Rewound(Box::new(Self { original, rewound, limited, masks }))
     }
 
     /// The registers that the thread would have without the rewinding.

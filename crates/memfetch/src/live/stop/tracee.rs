@@ -1,115 +1,302 @@
-//! A thread that this thread traces, its state in its type: [`Running`] can only be looked at and interrupted,
-//! [`Stopped`] can be examined and resumed, and resuming uses it up.
+//! [`Tracee`]: one thread from seizing to letting go: what its stops mean, and what is done about them.
+//!
+//! # How a thread is let go
+//!
+//! Where it stands, by `PTRACE_DETACH`, and wherever possible without having run under us: to a traced thread
+//! even ignored signals come, and wake it. A thread that was put back before its call, and for which a signal
+//! waits, is escorted: resumed, it either stops by the signal, and then the call is to return EINTR; or it gets
+//! to the entry of the call, from where it is resumed by `PTRACE_CONT`, because `PTRACE_DETACH` there makes the
+//! call return EINTR.
 
-use std::io;
+use std::ffi::OsString;
 
-use memfetch_sys::ptrace::{self, UserRegs};
-use memfetch_sys::wait::{self, Status, Stop};
+use memfetch_sys::ptrace;
+use memfetch_sys::wait::Stop;
 
-use super::tasks::Task;
+use super::StopReport;
+use super::rewind::{Finding, Rewound};
+use super::states::{Running, Seen, Stopped};
+use super::tasks::{self, Task};
+use crate::threads::{Accounting, RegisterSet, Registers, Thread};
 
-/// A tracee that runs, or has stopped without our having seen it yet.
+/// The signal of a stop that the tracer asked for.
+const SIGTRAP: i32 = 5;
+
+/// A thread that is, or was, traced by the calling thread.
 #[derive(Debug)]
-pub(super) struct Running(Task);
-
-/// A tracee that is stopped.
-///
-/// `ESRCH` from any request means that it was killed meanwhile; the next look at it says so.
-#[derive(Debug)]
-pub(super) struct Stopped {
-    task: Task,
-    at: Stop,
+pub(super) struct Tracee {
+    pub task: Task,
+    state: State,
+    /// Set from the moment that it was put back before its call to the moment that it is in it again.
+    rewound: Option<Box<Rewound>>,
+    /// It waits in the kernel for something that the stop itself holds up.
+    is_stuck: bool,
+    facts: Facts,
 }
 
-/// What a look at a running tracee found.
 #[derive(Debug)]
-pub(super) enum Seen {
+enum State {
     Running(Running),
-    Stopped(Stopped),
+    Held(Stopped),
+    /// Let go, and no tracee any more.
+    Free,
+    /// Dead.
     Gone,
 }
 
-impl Running {
-    /// Makes the calling thread its tracer; it runs on.
-    pub fn seize(task: Task) -> io::Result<Self> {
-        // Without TRACESYSGOOD a tracer's death at the entry of a call would send a SIGTRAP. No other option:
-        // each adds stops that the kernel does not undo by itself.
-        ptrace::seize(task.tid, ptrace::O_TRACESYSGOOD)?;
-        Ok(Self(task))
+/// What is known of a thread from before it was stopped.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    name: OsString,
+    accounting: Accounting,
+}
+
+/// What becomes of a thread that stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// What stops stays stopped.
+    Holding,
+    /// What stops is sent on.
+    Leaving,
+}
+
+impl Tracee {
+    /// Of a thread that was just seized.
+    pub fn new(task: Task, running: Running, facts: Facts) -> Self {
+        Self { task, state: State::Running(running), rewound: None, is_stuck: false, facts }
     }
 
-    /// Has it stop soon. Where it has died, the next look says so.
+    /// Whether it has died.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.state, State::Gone)
+    }
+
+    /// Whether it stands.
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, State::Held(_))
+    }
+
+    /// Has it stop, if it runs.
     pub fn interrupt(&self) {
-        let _ = ptrace::interrupt(self.0.tid);
+        if let State::Running(running) = &self.state {
+            running.interrupt();
+        }
     }
 
-    /// Looks at it, without consuming its stop.
-    pub fn look(self) -> Seen {
-        match wait::look(self.0.tid) {
-            Ok(Status::Nothing) => Seen::Running(self),
-            Ok(Status::Stopped(at)) => Seen::Stopped(Stopped { task: self.0, at }),
-            Ok(Status::Exited { .. } | Status::Killed { .. }) => {
-                // The exit of a first thread is its process' exit, which is for its parent to see.
-                if !self.0.is_first() {
-                    let _ = wait::reap(self.0.tid);
-                }
-                Seen::Gone
+    /// Whether it runs, and waiting for its stop makes sense.
+    pub fn is_awaited(&self) -> bool {
+        matches!(self.state, State::Running(_)) && !self.is_stuck
+    }
+
+    /// Whether it is on its way back into a call.
+    pub fn is_under_way(&self) -> bool {
+        matches!(self.state, State::Running(_)) && self.rewound.is_some()
+    }
+
+    /// Whether job control has stopped it.
+    pub fn is_in_group_stop(&self) -> bool {
+        match &self.state {
+            State::Held(stopped) => {
+                matches!(stopped.at(), Stop::Event { signal, .. } if signal != SIGTRAP)
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Seen::Running(self),
-            // ECHILD: somebody else reaped it, or it took another thread's number by exec.
-            Err(_) => Seen::Gone,
+            _ => false,
         }
+    }
+
+    /// Looks at it, if it runs; returns whether anything had happened to it.
+    pub fn look(&mut self, phase: Phase, report: &mut StopReport) -> bool {
+        let running = match std::mem::replace(&mut self.state, State::Gone) {
+            State::Running(running) => running,
+            state => {
+                self.state = state;
+                return false;
+            }
+        };
+        match running.look() {
+            Seen::Running(running) => {
+                self.state = State::Running(running);
+                false
+            }
+            Seen::Stopped(stopped) => {
+                self.state = self.arrive(stopped, phase, report);
+                true
+            }
+            Seen::Gone => {
+                self.rewound = None;
+                true
+            }
+        }
+    }
+
+    /// Looks whether it was killed while it was held.
+    pub fn look_for_death(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Gone) {
+            State::Held(stopped) => match stopped.release().look() {
+                Seen::Stopped(stopped) => State::Held(stopped),
+                Seen::Running(running) => State::Running(running),
+                Seen::Gone => State::Gone,
+            },
+            state => state,
+        };
+    }
+
+    fn arrive(&mut self, stopped: Stopped, phase: Phase, report: &mut StopReport) -> State {
+        if self.rewound.as_ref().is_some_and(|rewound| !rewound.still_holds(&stopped)) {
+            self.rewound = None;
+        }
+        match stopped.at() {
+            Stop::Event { signal: SIGTRAP, .. } => {
+                self.mend(&stopped, report);
+                match phase {
+                    Phase::Holding => State::Held(stopped),
+                    Phase::Leaving => self.send_off(stopped, 0),
+                }
+            }
+            // Job control stops the process: a call that it interrupts returns EINTR without us as well, and a
+            // resumed thread would run although it should not. The kernel stops it again when we leave.
+            Stop::Event { .. } => {
+                self.take_back(&stopped, report);
+                State::Held(stopped)
+            }
+            Stop::Signal(signal) => {
+                report.signals_forwarded += 1;
+                // To a thread that is traced even a signal comes that is ignored, and wakes it.
+                if self.task.status().is_ok_and(|status| status.ignores(signal)) {
+                    self.mend(&stopped, report);
+                } else {
+                    self.take_back(&stopped, report);
+                }
+                if phase == Phase::Holding {
+                    stopped.interrupt();
+                    return State::Running(stopped.resume(signal));
+                }
+                self.send_off(stopped, signal)
+            }
+            // At the entry of its call: from here on a wake-up is the call's own affair.
+            Stop::Syscall => {
+                self.rewound = None;
+                State::Running(stopped.resume(0))
+            }
+        }
+    }
+
+    fn mend(&mut self, stopped: &Stopped, report: &mut StopReport) {
+        if self.rewound.is_some() {
+            return;
+        }
+        match Rewound::mend(self.task, stopped) {
+            Finding::Whole => {}
+            Finding::Interrupted => report.interrupted += 1,
+            Finding::Shortened => report.shortened += 1,
+            Finding::Rewound(rewound) => {
+                report.rewound += 1;
+                report.limits_restarted += usize::from(rewound.limited);
+                self.rewound = Some(rewound);
+            }
+        }
+    }
+
+    fn take_back(&mut self, stopped: &Stopped, report: &mut StopReport) {
+        if let Some(rewound) = self.rewound.take() {
+            report.rewound = report.rewound.saturating_sub(1);
+            report.limits_restarted = report.limits_restarted.saturating_sub(usize::from(rewound.limited));
+            rewound.take_back(stopped);
+        }
+    }
+
+    /// Lets it run, if it was held.
+    pub fn release(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Gone) {
+            State::Held(stopped) => self.send_off(stopped, 0),
+            state => state,
+        };
+    }
+
+    /// Whether a signal waits for it that interrupts a call.
+    fn is_due_a_signal(&self, stopped: &Stopped) -> bool {
+        let due = stopped.due_signals();
+        let ignored = |status: tasks::StatusFile| {
+            (1..=64).filter(|signal| due & 1 << (signal - 1) != 0).all(|signal| status.ignores(signal))
+        };
+        due != 0 && !self.task.status().is_ok_and(ignored)
+    }
+
+    /// Lets it go for good, or under escort where a signal may still interrupt the call that it was put back
+    /// before.
+    ///
+    /// A signal that comes between this question and its answer is handled, and the call then starts as if the
+    /// signal had come right before it.
+    fn send_off(&mut self, stopped: Stopped, signal: i32) -> State {
+        if self.rewound.as_ref().is_some_and(|rewound| rewound.masks || self.is_due_a_signal(&stopped)) {
+            return State::Running(stopped.resume_to_call(signal));
+        }
+        self.rewound = None;
+        stopped.let_go(signal);
+        State::Free
+    }
+
+    /// Finds out whether waiting for it makes sense.
+    pub fn ask_why_it_runs(&mut self) {
+        match self.task.state() {
+            // A dead first thread reports its death only when all others have died.
+            None | Some('Z' | 'X') => self.state = State::Gone,
+            // It would stop when its child does exec: the child, which shares its memory, is held by us.
+            Some('D') => self.is_stuck = self.task.waits_for_vfork(),
+            Some(_) => {}
+        }
+    }
+
+    /// What is known of it.
+    pub fn describe(&self, with_registers: bool) -> Thread {
+        let mut thread = Thread {
+            tid: self.task.tid,
+            name: self.facts.name.clone(),
+            accounting: self.facts.accounting,
+            ..Thread::default()
+        };
+        if !with_registers {
+            return thread;
+        }
+        if !self.is_held() {
+            thread.registers = self.task.blocked_call().map_or(Registers::Unknown, Registers::Partial);
+            return thread;
+        }
+        thread.registers = Registers::Complete(self.register_sets());
+        if let (Ok(pending), Ok(blocked)) =
+            (ptrace::pending_signals(self.task.tid, false), ptrace::signal_mask(self.task.tid))
+        {
+            thread.accounting.pending = pending;
+            thread.accounting.blocked = blocked;
+        }
+        thread
+    }
+
+    fn register_sets(&self) -> Vec<RegisterSet> {
+        let wanted = [
+            ptrace::NT_PRSTATUS,
+            ptrace::NT_PRFPREG,
+            ptrace::NT_386_TLS,
+            ptrace::NT_386_IOPERM,
+            ptrace::NT_X86_XSTATE,
+            ptrace::NT_X86_SHSTK,
+        ];
+        let mut sets = Vec::with_capacity(wanted.len());
+        for note_type in wanted {
+            // A set that this kernel, processor or thread has not is left out.
+            let bytes = match &self.rewound {
+                Some(rewound) if note_type == ptrace::NT_PRSTATUS => rewound.original().to_bytes().to_vec(),
+                _ => ptrace::register_set(self.task.tid, note_type).unwrap_or_default(),
+            };
+            if !bytes.is_empty() {
+                sets.push(RegisterSet { note_type, bytes });
+            }
+        }
+        sets
     }
 }
 
-impl Stopped {
-    /// What it is stopped at.
-    pub fn at(&self) -> Stop {
-        self.at
-    }
-
-    /// Its registers; none where they are not those of a 64-bit task, or it was killed.
-    pub fn user_regs(&self) -> Option<UserRegs> {
-        ptrace::user_regs(self.task.tid).ok().flatten()
-    }
-
-    /// Sets its registers; false where it was killed.
-    pub fn set_user_regs(&self, regs: &UserRegs) -> bool {
-        ptrace::set_user_regs(self.task.tid, regs).is_ok()
-    }
-
-    /// The two bytes that lie before an address of its memory.
-    pub fn code_before(&self, address: u64) -> Option<[u8; 2]> {
-        let word = |from: Option<u64>| ptrace::peek(self.task.tid, from?).ok();
-        // Either word may reach into an unmapped page, if the instruction stands at the edge of its own.
-        if let Some([.., a, b]) = word(address.checked_sub(8)) {
-            return Some([a, b]);
-        }
-        word(address.checked_sub(2)).map(|[a, b, ..]| [a, b])
-    }
-
-    /// Asks for a stop right behind the one that it is in.
-    ///
-    /// Before it is resumed and not after it: a request that comes when it has stopped again would stop it once
-    /// more later.
-    pub fn interrupt(&self) {
-        let _ = ptrace::interrupt(self.task.tid);
-    }
-
-    /// Lets it run, with the signal that it is stopped by, or 0.
-    pub fn resume(self, signal: i32) -> Running {
-        let _ = ptrace::cont(self.task.tid, signal);
-        Running(self.task)
-    }
-
-    /// Lets it run up to its next system call, with the signal that it is stopped by, or 0.
-    pub fn resume_to_call(self, signal: i32) -> Running {
-        let _ = ptrace::cont_to_syscall(self.task.tid, signal);
-        Running(self.task)
-    }
-
-    /// Takes it for running, because it was found dead or is left as it stands.
-    pub fn release(self) -> Running {
-        Running(self.task)
+impl Facts {
+    pub fn of(task: Task) -> Self {
+        Self { name: task.name(), accounting: task.accounting() }
     }
 }

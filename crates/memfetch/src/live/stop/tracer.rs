@@ -1,30 +1,28 @@
 //! [`Tracer`]: the threads of a process, and of those that share its memory, under one tracing thread.
 //!
 //! Every method must run on the thread that made the tracer: ptrace belongs to threads. When that thread ends,
-//! the kernel lets go of every tracee, which is how we leave: `PTRACE_DETACH` would set a flag that makes a
-//! restarted call return EINTR again.
+//! the kernel lets go of every tracee that is left.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
+use std::num::NonZeroU64;
 use std::thread::{sleep, yield_now};
 use std::time::{Duration, Instant};
 
-use memfetch_sys::ptrace;
-use memfetch_sys::wait::{self, Stop};
+use memfetch_sys::{ptrace, wait};
 
-use super::rewind::{Finding, Rewound};
+use super::states::Running;
 use super::tasks::{self, Task};
-use super::tracee::{Running, Seen, Stopped};
+use super::tracee::{Facts, Phase, Tracee};
 use super::{FreezeOptions, StopReport};
 use crate::error::StopError;
-use crate::threads::{Accounting, Pid, RegisterSet, Registers, Thread, Tid};
+use crate::threads::{Pid, Thread, Tid};
 
-/// The signal of a stop that the tracer asked for.
-const SIGTRAP: i32 = 5;
 /// How long a thread may take to stop before it is asked what it is doing.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How many looks without a result are followed by a mere yield of the processor.
-const EAGER_LOOKS: u32 = 64;
+const EAGER_LOOKS: u32 = 16;
+/// How long to pass signals on when all threads run: what comes later the kernel passes on when we end.
+const LINGERING: Duration = Duration::from_millis(5);
 
 /// All tracees of this thread.
 #[derive(Debug)]
@@ -38,38 +36,6 @@ pub(super) struct Tracer {
     registers: bool,
     began: Option<Instant>,
     pub report: StopReport,
-}
-
-#[derive(Debug)]
-struct Tracee {
-    task: Task,
-    state: State,
-    /// Set from the moment that it was put back before its call to the moment that it is in it again.
-    rewound: Option<Box<Rewound>>,
-    /// It waits in the kernel for something that the stop itself holds up.
-    is_stuck: bool,
-    facts: Facts,
-}
-
-#[derive(Debug)]
-enum State {
-    Running(Running),
-    Held(Stopped),
-    Gone,
-}
-
-#[derive(Debug, Default)]
-struct Facts {
-    name: OsString,
-    accounting: Accounting,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// What stops stays stopped.
-    Holding,
-    /// What stops is sent on.
-    Leaving,
 }
 
 impl Tracer {
@@ -108,12 +74,11 @@ impl Tracer {
 
     /// Stops all threads, those born meanwhile as well, and waits until they stand or the deadline has passed.
     pub fn hold(&mut self) -> Result<(), StopError> {
+        hurry();
         let began = Instant::now();
         self.began = Some(began);
         let until = began + self.deadline;
-        for tracee in &self.tracees {
-            tracee.interrupt();
-        }
+        self.interrupt_from(0);
         self.wait_for_stops(until);
         loop {
             if self.newest != tasks::newest_task() {
@@ -124,14 +89,12 @@ impl Tracer {
             if (newborn == 0 && self.listing_was_whole()) || Instant::now() >= until {
                 break;
             }
-            for tracee in self.tracees.iter().skip(before) {
-                tracee.interrupt();
-            }
+            self.interrupt_from(before);
             self.wait_for_stops(until);
         }
         self.report.already_stopped = self.tracees.iter().any(Tracee::is_in_group_stop);
         self.report.sharers = self.processes.iter().copied().filter(|pid| *pid != self.target).collect();
-        if self.tracees.iter().all(|tracee| matches!(tracee.state, State::Gone)) {
+        if self.tracees.iter().all(|tracee| tracee.is_gone()) {
             return Err(StopError::NoThreads);
         }
         Ok(())
@@ -141,8 +104,8 @@ impl Tracer {
     pub fn threads(&mut self) -> Vec<Thread> {
         let mut threads = Vec::new();
         for tracee in &mut self.tracees {
-            let complete = matches!(tracee.state, State::Held(_));
-            if matches!(tracee.state, State::Gone) {
+            let complete = tracee.is_held();
+            if tracee.is_gone() {
                 continue;
             }
             self.report.threads += 1;
@@ -164,7 +127,7 @@ impl Tracer {
 
     /// Whether all threads have died.
     pub fn is_bereft(&self) -> bool {
-        self.tracees.iter().all(|tracee| matches!(tracee.state, State::Gone))
+        self.tracees.iter().all(|tracee| tracee.is_gone())
     }
 
     /// Lets all threads run, sees those that were put back into their calls, and passes signals on until none
@@ -172,11 +135,11 @@ impl Tracer {
     pub fn leave(&mut self) {
         // A late stop that came since the last look must be mended before it is resumed like any other.
         self.pass(Phase::Holding);
-        // Those with a way to go first, so that the others are resumed while they go it.
-        for rewound in [true, false] {
+        // The first thread first, for the reason for which it was seized last.
+        for first in [true, false] {
             for tracee in &mut self.tracees {
-                if tracee.rewound.is_some() == rewound && !tracee.is_in_group_stop() {
-                    tracee.send_held_on();
+                if tracee.task.is_first() == first && !tracee.is_in_group_stop() {
+                    tracee.release();
                 }
             }
         }
@@ -191,7 +154,8 @@ impl Tracer {
             } else if arrived == 0 {
                 break;
             }
-            if Instant::now() >= until {
+            let now = Instant::now();
+            if now >= until || (!under_way && now.duration_since(released) >= LINGERING) {
                 break;
             }
             quiet_looks = if arrived > 0 { 0 } else { quiet_looks + 1 };
@@ -204,6 +168,26 @@ impl Tracer {
         }
     }
 
+    /// Has the tracees from an index on stop.
+    ///
+    /// A request takes about as long as a stop (it wakes another processor), and until a thread that stands is
+    /// put back before its call, our death would interrupt that call: so those before are looked at in between.
+    fn interrupt_from(&mut self, index: usize) {
+        const RECENT: usize = 3;
+        let report = &mut self.report;
+        for next in index..self.tracees.len() {
+            for (position, tracee) in
+                self.tracees.iter_mut().enumerate().take(next + 1).skip(next.saturating_sub(RECENT))
+            {
+                if position == next {
+                    tracee.interrupt();
+                } else {
+                    tracee.look(Phase::Holding, report);
+                }
+            }
+        }
+    }
+
     /// How long the target has been held.
     pub fn held_for(&self) -> Duration {
         self.began.map(|began| began.elapsed()).unwrap_or_default()
@@ -212,16 +196,17 @@ impl Tracer {
     /// Seizes the threads that are listed and not yet ours; returns how many there were.
     fn enlist(&mut self, facts: &mut HashMap<Tid, Facts>) -> Result<usize, StopError> {
         // Built anew each time: the number of a thread that died may be that of another now.
-        let known: HashSet<Tid> = self
-            .tracees
-            .iter()
-            .filter(|tracee| !matches!(tracee.state, State::Gone))
-            .map(|tracee| tracee.task.tid)
-            .collect();
+        let known: HashSet<Tid> =
+            self.tracees.iter().filter(|tracee| !tracee.is_gone()).map(|tracee| tracee.task.tid).collect();
         let mut enlisted = 0;
         let mut loose = Vec::new();
         for process in &self.processes {
-            for tid in tasks::threads_of(*process).unwrap_or_default() {
+            let mut tids = tasks::threads_of(*process).unwrap_or_default();
+            // The first thread last: a signal to the process is dropped at once, if it is ignored, unless the
+            // first thread is traced; then it may wake any other, and one that is not traced yet would return
+            // EINTR unmended.
+            tids.sort_by_key(|tid| tid == process);
+            for tid in tids {
                 if known.contains(&tid) {
                     continue;
                 }
@@ -234,8 +219,7 @@ impl Tracer {
                             None if self.registers && *process == self.target => Facts::of(task),
                             None => Facts::default(),
                         };
-                        let state = State::Running(running);
-                        self.tracees.push(Tracee { task, state, rewound: None, is_stuck: false, facts });
+                        self.tracees.push(Tracee::new(task, running, facts));
                         enlisted += 1;
                     }
                     Err(error) if *process == self.target => return Err(error),
@@ -331,205 +315,8 @@ impl Tracer {
             return;
         }
         for tracee in &mut self.tracees {
-            tracee.state = match std::mem::replace(&mut tracee.state, State::Gone) {
-                State::Held(stopped) => match stopped.release().look() {
-                    Seen::Stopped(stopped) => State::Held(stopped),
-                    Seen::Running(running) => State::Running(running),
-                    Seen::Gone => State::Gone,
-                },
-                state => state,
-            };
+            tracee.look_for_death();
         }
-    }
-}
-
-impl Tracee {
-    fn interrupt(&self) {
-        if let State::Running(running) = &self.state {
-            running.interrupt();
-        }
-    }
-
-    fn is_awaited(&self) -> bool {
-        matches!(self.state, State::Running(_)) && !self.is_stuck
-    }
-
-    /// Whether it is on its way back into a call.
-    fn is_under_way(&self) -> bool {
-        matches!(self.state, State::Running(_)) && self.rewound.is_some()
-    }
-
-    fn is_in_group_stop(&self) -> bool {
-        match &self.state {
-            State::Held(stopped) => {
-                matches!(stopped.at(), Stop::Event { signal, .. } if signal != SIGTRAP)
-            }
-            _ => false,
-        }
-    }
-
-    /// Returns whether anything had happened to it.
-    fn look(&mut self, phase: Phase, report: &mut StopReport) -> bool {
-        let running = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Running(running) => running,
-            state => {
-                self.state = state;
-                return false;
-            }
-        };
-        match running.look() {
-            Seen::Running(running) => {
-                self.state = State::Running(running);
-                false
-            }
-            Seen::Stopped(stopped) => {
-                self.state = self.arrive(stopped, phase, report);
-                true
-            }
-            Seen::Gone => {
-                self.rewound = None;
-                true
-            }
-        }
-    }
-
-    fn arrive(&mut self, stopped: Stopped, phase: Phase, report: &mut StopReport) -> State {
-        if self.rewound.as_ref().is_some_and(|rewound| !rewound.still_holds(&stopped)) {
-            self.rewound = None;
-        }
-        match stopped.at() {
-            Stop::Event { signal: SIGTRAP, .. } => {
-                self.mend(&stopped, report);
-                match phase {
-                    Phase::Holding => State::Held(stopped),
-                    Phase::Leaving => State::Running(self.send_on(stopped, 0)),
-                }
-            }
-            // Job control stops the process: a call that it interrupts returns EINTR without us as well, and a
-            // resumed thread would run although it should not. The kernel stops it again when we leave.
-            Stop::Event { .. } => {
-                self.take_back(&stopped, report);
-                State::Held(stopped)
-            }
-            Stop::Signal(signal) => {
-                report.signals_forwarded += 1;
-                // To a thread that is traced even a signal comes that is ignored, and wakes it.
-                if self.task.status().is_ok_and(|status| status.ignores(signal)) {
-                    self.mend(&stopped, report);
-                } else {
-                    self.take_back(&stopped, report);
-                }
-                if phase == Phase::Holding {
-                    stopped.interrupt();
-                    return State::Running(stopped.resume(signal));
-                }
-                State::Running(self.send_on(stopped, signal))
-            }
-            // At the entry of its call: from here on a wake-up is the call's own affair.
-            Stop::Syscall => {
-                self.rewound = None;
-                State::Running(stopped.resume(0))
-            }
-        }
-    }
-
-    fn mend(&mut self, stopped: &Stopped, report: &mut StopReport) {
-        if self.rewound.is_some() {
-            return;
-        }
-        match Rewound::mend(self.task, stopped) {
-            Finding::Whole => {}
-            Finding::Interrupted => report.interrupted += 1,
-            Finding::Shortened => report.shortened += 1,
-            Finding::Rewound(rewound) => {
-                report.rewound += 1;
-                report.limits_restarted += usize::from(rewound.limited);
-                self.rewound = Some(rewound);
-            }
-        }
-    }
-
-    fn take_back(&mut self, stopped: &Stopped, report: &mut StopReport) {
-        if let Some(rewound) = self.rewound.take() {
-            report.rewound = report.rewound.saturating_sub(1);
-            report.limits_restarted = report.limits_restarted.saturating_sub(usize::from(rewound.limited));
-            rewound.take_back(stopped);
-        }
-    }
-
-    fn send_held_on(&mut self) {
-        self.state = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Held(stopped) => State::Running(self.send_on(stopped, 0)),
-            state => state,
-        };
-    }
-
-    fn send_on(&self, stopped: Stopped, signal: i32) -> Running {
-        if self.rewound.is_some() { stopped.resume_to_call(signal) } else { stopped.resume(signal) }
-    }
-
-    /// Finds out whether waiting for it makes sense.
-    fn ask_why_it_runs(&mut self) {
-        match self.task.state() {
-            // A dead first thread reports its death only when all others have died.
-            None | Some('Z' | 'X') => self.state = State::Gone,
-            // It would stop when its child does exec: the child, which shares its memory, is held by us.
-            Some('D') => self.is_stuck = self.task.waits_for_vfork(),
-            Some(_) => {}
-        }
-    }
-
-    fn describe(&self, with_registers: bool) -> Thread {
-        let mut thread = Thread {
-            tid: self.task.tid,
-            name: self.facts.name.clone(),
-            accounting: self.facts.accounting,
-            ..Thread::default()
-        };
-        if !with_registers {
-            return thread;
-        }
-        if !matches!(self.state, State::Held(_)) {
-            thread.registers = self.task.blocked_call().map_or(Registers::Unknown, Registers::Partial);
-            return thread;
-        }
-        thread.registers = Registers::Complete(self.register_sets());
-        if let (Ok(pending), Ok(blocked)) =
-            (ptrace::pending_signals(self.task.tid), ptrace::signal_mask(self.task.tid))
-        {
-            thread.accounting.pending = pending;
-            thread.accounting.blocked = blocked;
-        }
-        thread
-    }
-
-    fn register_sets(&self) -> Vec<RegisterSet> {
-        let wanted = [
-            ptrace::NT_PRSTATUS,
-            ptrace::NT_PRFPREG,
-            ptrace::NT_386_TLS,
-            ptrace::NT_386_IOPERM,
-            ptrace::NT_X86_XSTATE,
-            ptrace::NT_X86_SHSTK,
-        ];
-        let mut sets = Vec::with_capacity(wanted.len());
-        for note_type in wanted {
-            // A set that this kernel, processor or thread has not is left out.
-            let bytes = match &self.rewound {
-                Some(rewound) if note_type == ptrace::NT_PRSTATUS => rewound.original().to_bytes().to_vec(),
-                _ => ptrace::register_set(self.task.tid, note_type).unwrap_or_default(),
-            };
-            if !bytes.is_empty() {
-                sets.push(RegisterSet { note_type, bytes });
-            }
-        }
-        sets
-    }
-}
-
-impl Facts {
-    fn of(task: Task) -> Self {
-        Self { name: task.name(), accounting: task.accounting() }
     }
 }
 
@@ -557,11 +344,20 @@ fn is_dead(task: Task) -> bool {
     matches!(task.state(), None | Some('Z' | 'X'))
 }
 
-/// Gives the processor to those that are waited for: at once at first, for longer as time goes by.
+/// Gives the processor to those that are waited for: first for as long as they take, then for longer and longer.
+///
+/// By a sleep, however short, after the first looks: after it a thread gets the processor before those that
+/// compute all the time, while after a yield it queues up behind them.
 fn rest(quiet_looks: u32) {
     if quiet_looks <= EAGER_LOOKS {
         yield_now();
     } else {
-        sleep(Duration::from_micros(50 << (quiet_looks / 256).min(4)));
+        sleep(Duration::from_micros(20 << (quiet_looks / 64).min(6)));
     }
+}
+
+/// Has this thread, for which the target waits, get the processor soon; the first part where that is allowed.
+fn hurry() {
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), -20);
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }
