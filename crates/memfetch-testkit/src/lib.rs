@@ -1,6 +1,8 @@
 //! What memfetch's tests share: target programs with roles, address spaces built from literals, and the
 //! conformance suite that every [`memfetch::Memory`] must pass.
 
+pub mod swap;
 pub mod target;
 
+pub use swap::Swap;
 pub use target::Target;
