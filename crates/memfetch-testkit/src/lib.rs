@@ -1,8 +1,12 @@
 //! What memfetch's tests share: target programs with roles, address spaces built from literals, and the
 //! conformance suite that every [`memfetch::Memory`] must pass.
 
+pub mod conformance;
+pub mod space;
 pub mod swap;
 pub mod target;
 
+pub use conformance::Expected;
+pub use space::Space;
 pub use swap::Swap;
 pub use target::Target;

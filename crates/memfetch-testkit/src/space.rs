@@ -134,7 +134,8 @@ impl Memory for Space {
     fn pages(&self, span: Span) -> Result<PageRuns, Error> {
         let mut runs = PageRuns::new();
         for (&start, part) in &self.parts {
-            let part_span = Span::from_len(Address::new(start), part.len).and_then(|it| it.intersection(span));
+            let part_span =
+                Span::from_len(Address::new(start), part.len).and_then(|it| it.intersection(span));
             if let Some(part_span) = part_span {
                 runs.push(part_span, part.state);
             }

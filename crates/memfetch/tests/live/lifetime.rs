@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use memfetch::{Error, Memory, Process, ReadError, Threads};
-use memfetch_testkit::Target;
+use memfetch::{Error, ReadError, Threads};
 
 use super::*;
 

@@ -6,7 +6,7 @@ mod lifetime;
 mod permission;
 mod states;
 
-use memfetch::{Address, Memory, PageRun, PageState, Process, Span};
+use memfetch::{Address, Cause, Memory, PageRun, PageState, Process, Span};
 use memfetch_testkit::Target;
 
 fn span_of(target: &Target) -> Span {

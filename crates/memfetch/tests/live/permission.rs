@@ -2,9 +2,8 @@
 
 use std::process::Command;
 
+use memfetch::Error;
 use memfetch::error::Refusal;
-use memfetch::{Error, Memory, Process};
-use memfetch_testkit::Target;
 
 use super::*;
 
@@ -71,7 +70,8 @@ fn an_ordinary_user_reads_processes_of_its_own() {
     if !needs("root, to become another user", is_root()) {
         return;
     }
-    let (_folder, target) = spawn_as_nobody("private", &["4"]);
+    let (_folder, mut target) = spawn_as_nobody("private", &["4"]);
+    target.ask("nothing");
     assert!(as_nobody("permission::read_as_owner", &target.pid().to_string()));
 }
 

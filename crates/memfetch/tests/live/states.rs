@@ -1,7 +1,6 @@
 //! Page states, and the bytes that go with them.
 
-use memfetch::{Address, Cause, Memory, PageState, Process, ReadError, Span};
-use memfetch_testkit::Target;
+use memfetch::ReadError;
 
 use super::*;
 
