@@ -159,6 +159,10 @@ fn absent(region: &Region, sort: &Sort, span: Span, runs: &mut PageRuns) {
         Sort::Anonymous => runs.push(span, PageState::Absent),
         Sort::Vdso => runs.push(span, PageState::Backed),
         Sort::Unreadable(cause) => runs.push(span, PageState::Unreadable(*cause)),
+        // A file that cannot be found, on no block device: it may be one of tmpfs, and all of it be here.
+        Sort::File { mapped, object: None } if region.permissions.shared && mapped.device.major == 0 => {
+            runs.push(span, PageState::Unreadable(Cause::SharedUnknown));
+        }
         Sort::File { mapped, object } => {
             let size = object.as_deref().and_then(BackingFile::size);
             let (inside, beyond) = match size {
