@@ -3,6 +3,12 @@
 
 pub mod peers;
 pub mod signals;
+pub mod conformance;
+pub mod space;
+pub mod swap;
 pub mod target;
 
+pub use conformance::Expected;
+pub use space::Space;
+pub use swap::Swap;
 pub use target::Target;

@@ -99,3 +99,49 @@ impl Process {
         Ok(bytes.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use memfetch_sys::process::process_vm_readv;
+    use memfetch_testkit::Target as Program;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_call_that_never_comes_back_is_given_up_on() {
+        let program = Program::spawn("uffd-missing", &[]);
+        if program.number("registered") == 0 {
+            eprintln!("skipped: needs userfaultfd");
+            return;
+        }
+        let start = program.number("start");
+        let process = Process::open(program.pid()).unwrap();
+        let limit = Duration::from_millis(200);
+        for _ in 0..3 {
+            let started = Instant::now();
+            // Through the mapping, which no public call does for a page like this one.
+            let stuck = process.run_within(limit, "read the memory", move |target| {
+                process_vm_readv(target.identity.pid(), &mut [0; 8], &[(start + PAGE, 8)])
+            });
+            assert!(matches!(stuck, Err(Error::TimedOut { .. })), "{stuck:?}");
+            assert!(started.elapsed() < Duration::from_secs(5));
+            // The others are read as before.
+            let mut word = [0; 8];
+            assert_eq!(process.read_at(Address::new(start), &mut word).unwrap(), 8);
+            assert_eq!(u64::from_ne_bytes(word), start);
+        }
+    }
+
+    #[test]
+    fn without_a_working_process_vm_readv_reads_are_the_same() {
+        let program = Program::spawn("private", &["4"]);
+        let span = Span::from_len(Address::new(program.number("start")), program.number("bytes")).unwrap();
+        let process = Process::open(program.pid()).unwrap().with_time_limit(None);
+        let mut by_number = vec![0; 4 << 20];
+        assert_eq!(process.read_at(span.start(), &mut by_number).unwrap(), by_number.len());
+        process.target().no_vm_readv.store(true, std::sync::atomic::Ordering::Relaxed);
+        let mut by_descriptor = vec![0; 4 << 20];
+        assert_eq!(process.read_at(span.start(), &mut by_descriptor).unwrap(), by_descriptor.len());
+        assert!(by_number == by_descriptor);
+    }
+}

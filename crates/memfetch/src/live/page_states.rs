@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::memory::{Cause, PageRuns, PageState};
 use crate::region::{Backing, FileBacking, FileKind, Region, RegionMap};
 
-/// Small regions are asked about together: one call each would cost more than the walk.
-const GROUP_BYTES: u64 = 64 << 20;
+/// Small regions that lie near each other are asked about together: one call each would cost more than the walk.
+const GROUP_EXTENT: u64 = 64 << 20;
 const GROUP_REGIONS: usize = 1024;
 
 /// What decides the meaning of a page table entry, or of its absence.
@@ -38,11 +38,13 @@ impl Target {
         rest.reverse();
         while let Some(first) = rest.pop() {
             let mut group = vec![first];
-            // By the range of addresses, gaps included: a scan walks those too.
-            let reaches = |next: &Region| next.span.end().offset_from(first.span.start());
             while let Some(&next) = rest.last()
                 && group.len() < GROUP_REGIONS
-                && reaches(next).is_some_and(|bytes| bytes <= GROUP_BYTES)
+                && next
+                    .span
+                    .end()
+                    .offset_from(first.span.start())
+                    .is_some_and(|extent| extent <= GROUP_EXTENT)
             {
                 group.push(next);
                 rest.pop();
@@ -157,6 +159,10 @@ fn absent(region: &Region, sort: &Sort, span: Span, runs: &mut PageRuns) {
         Sort::Anonymous => runs.push(span, PageState::Absent),
         Sort::Vdso => runs.push(span, PageState::Backed),
         Sort::Unreadable(cause) => runs.push(span, PageState::Unreadable(*cause)),
+        // A file that cannot be found, on no block device: it may be one of tmpfs, and all of it be here.
+        Sort::File { mapped, object: None } if region.permissions.shared && mapped.device.major == 0 => {
+            runs.push(span, PageState::Unreadable(Cause::SharedUnknown));
+        }
         Sort::File { mapped, object } => {
             let size = object.as_deref().and_then(BackingFile::size);
             let (inside, beyond) = match size {
@@ -195,4 +201,67 @@ fn absent(region: &Region, sort: &Sort, span: Span, runs: &mut PageRuns) {
 fn address_of(region: &Region, mapped: &FileBacking, offset: u64) -> Address {
     let from_start = offset.saturating_sub(mapped.offset);
     region.span.start().saturating_add(from_start).min(region.span.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use memfetch_testkit::Target as Program;
+
+    use super::super::process::Process;
+    use super::super::scan::method;
+    use super::*;
+    use crate::memory::PageRun;
+
+    /// Pagemap words do not tell the shared page of zeros, and show guard pages as swapped before Linux 6.15.
+    fn as_words_tell(runs: &PageRuns) -> PageRuns {
+        let mut told = PageRuns::new();
+        told.extend(runs.iter().map(|run| match run.state {
+            PageState::Zero => PageRun { state: PageState::Resident, ..*run },
+            _ => *run,
+        }));
+        told
+    }
+
+    #[test]
+    fn scan_and_words_agree() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().to_str().unwrap();
+        for (role, arguments) in [
+            ("private", vec!["8"]),
+            ("holes", vec![folder]),
+            ("reserved", vec!["1"]),
+            ("written-file", vec![folder]),
+            ("many-mappings", vec!["3000"]),
+            ("shared-untouched", vec!["64", "memfd"]),
+        ] {
+            let program = Program::spawn(role, &arguments);
+            let process = Process::open(program.pid()).unwrap();
+            let target = process.target();
+            let regions = target.regions().unwrap();
+            let by_scan = target.page_states(&regions, Span::ALL).unwrap();
+            target.scan_method.store(method::SCAN_WITHOUT_GUARD, Ordering::Relaxed);
+            let without_guard = target.page_states(&regions, Span::ALL).unwrap();
+            target.scan_method.store(method::WORDS, Ordering::Relaxed);
+            let by_words = target.page_states(&regions, Span::ALL).unwrap();
+            assert_eq!(as_words_tell(&by_scan).as_slice(), by_words.as_slice(), "{role}");
+            assert_eq!(without_guard.len(), by_scan.len(), "{role}");
+            // Runs cover the regions, all of them and nothing else.
+            let mapped: u64 = regions.iter().map(|region| region.span.len()).sum();
+            assert_eq!(by_words.bytes_where(|_| true), mapped, "{role}");
+        }
+    }
+
+    #[test]
+    fn more_ranges_than_one_call_returns() {
+        let program = Program::spawn("many-mappings", &["5000"]);
+        let process = Process::open(program.pid()).unwrap();
+        let start = Address::new(program.number("start"));
+        let span = Span::from_len(start, 5000 * PAGE).unwrap();
+        let mut found = Vec::new();
+        scan::populated(process.target(), span, |span, _| found.push(span)).unwrap();
+        assert_eq!(found.len(), 2500);
+        assert!(found.is_sorted());
+    }
 }

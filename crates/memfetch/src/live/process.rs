@@ -136,15 +136,15 @@ impl Process {
         let name = name.to_owned();
         self.run("answer", move |target| {
             let identity = &target.identity;
-            let own = identity.read(&name);
-            let text = match own {
+            // Under the process' own name, files that need its memory are empty, ESRCH or EACCES once the first
+            // thread has exited.
+            let text = match identity.read(&name) {
                 Ok(text) if !text.is_empty() => Ok(text),
-                Err(error) if error.raw_os_error() != Some(libc_errno::ESRCH) => Err(error),
-                empty => match identity.live_tid() {
+                nothing => match identity.live_tid() {
                     Ok(tid) if tid != identity.pid() && !name.starts_with("task/") => {
-                        identity.read(format!("task/{tid}/{name}")).or(empty)
+                        identity.read(format!("task/{tid}/{name}")).or(nothing)
                     }
-                    _ => empty,
+                    _ => nothing,
                 },
             };
             text.map_err(|error| match error.raw_os_error() {

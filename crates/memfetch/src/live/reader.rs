@@ -45,6 +45,9 @@ enum Route {
     Number,
     /// `/proc/PID/mem`.
     Descriptor,
+    /// `/proc/PID/mem`, which brings the page into RAM; afterwards it is sent back to swap, so that the target's
+    /// RSS never grows by more than a piece.
+    Swapped,
     /// Not through the mapping: there is no page table entry.
     Vacant,
     /// Not at all.
@@ -162,6 +165,12 @@ impl Target {
                     None => self.by_descriptor(region, here, piece),
                 },
                 Route::Descriptor => self.by_descriptor(region, here, piece),
+                Route::Swapped => self.by_descriptor(region, here, piece).inspect(|&read| {
+                    let start = here.align_down(PAGE);
+                    let end = here.saturating_add(read as u64).align_up(PAGE);
+                    // Allowed with CAP_SYS_NICE only; who lacks it has read them all the same.
+                    let _ = Span::new(start, end).map(|span| self.page_out(span));
+                }),
             };
             match read {
                 Ok(read) => done += read,
@@ -196,6 +205,7 @@ impl Target {
             let route = match scan::sort_word(bits) {
                 None => Route::Vacant,
                 Some(scan::Populated::Guard) => Route::Guard,
+                Some(scan::Populated::Swapped) => Route::Swapped,
                 Some(scan::Populated::File) if by_number => Route::Number,
                 Some(_) if is_candidate(bits) && !huge.iter().any(|span| span.contains(page.start())) => {
                     Route::Number

@@ -212,17 +212,16 @@ fn cold_file(arguments: &[String]) {
     });
 }
 
-/// `written-file FOLDER`: 8 pages of a file of 8-byte offsets, mapped privately: page 0 read, page 1 written with
-/// its addresses, the rest untouched; then the same shared and writable: page 0 read, page 1 written.
+/// `written-file FOLDER`: 64 pages of a file of 8-byte offsets, mapped privately: page 0 read (which may enter
+/// its neighbours as well), page 1 written with its addresses, the upper half untouched; then the same shared and
+/// writable: page 0 read, 42 written to the start of page 2.
 fn written_file(arguments: &[String]) {
     let folder = PathBuf::from(argument(arguments, 0, "/tmp".to_owned()));
     let file = temporary_file(&folder, "written");
-    let content: Vec<u8> = (0..8 * PAGE as u64).step_by(8).flat_map(u64::to_ne_bytes).collect();
+    let content: Vec<u8> = (0..64 * PAGE as u64).step_by(8).flat_map(u64::to_ne_bytes).collect();
     file.write_all_at(&content, 0).expect("the file can be written");
     for (name, flags) in [("private", libc::MAP_PRIVATE), ("shared", libc::MAP_SHARED)] {
-        let start = map_at(0, 8 * PAGE, READ_WRITE, flags, file.as_raw_fd());
-        // Without fault-around, which would enter the neighbours as well.
-        advise(start, 8 * PAGE, libc::MADV_RANDOM);
+        let start = map_at(0, 64 * PAGE, READ_WRITE, flags, file.as_raw_fd());
         // SAFETY: the page is mapped and readable.
         unsafe { std::ptr::read_volatile(start as *const u64) };
         if name == "private" {

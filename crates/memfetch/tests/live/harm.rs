@@ -1,0 +1,159 @@
+//! Reading leaves the target as it was.
+
+use memfetch_testkit::Swap;
+use memfetch_testkit::target::status_of;
+
+use super::*;
+
+/// What a read may change in a process: kilobytes.
+fn footprint(pid: i32) -> Vec<(&'static str, u64)> {
+    ["VmRSS", "RssAnon", "RssFile", "RssShmem", "VmPTE", "VmSwap"]
+        .map(|key| (key, status_of(pid, key)))
+        .to_vec()
+}
+
+/// Reads everything that can be read, region by region.
+fn read_everything(process: &Process, skip_absent_above: u64) -> u64 {
+    let mut bytes = vec![0; 1 << 20];
+    let mut total = 0;
+    for region in &process.regions().unwrap() {
+        for run in &process.pages(region.span).unwrap() {
+            if run.state.refusal().is_some()
+                || run.state.is_known_zero() && run.span.len() > skip_absent_above
+            {
+                continue;
+            }
+            for piece in run.span.pieces(1 << 20) {
+                let len = usize::try_from(piece.len()).unwrap();
+                total += process.read_at(piece.start(), &mut bytes[..len]).unwrap_or(0) as u64;
+            }
+        }
+    }
+    total
+}
+
+fn meminfo(key: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Has the target go once through what it does for an order: its own code is paged in by that, not by a reader.
+fn settle(target: &mut Target) {
+    for _ in 0..2 {
+        target.ask("nothing");
+    }
+    std::thread::sleep(std::time::Duration::from_millis(20));
+}
+
+fn unharmed(role: &str, arguments: &[&str]) {
+    let mut target = Target::spawn(role, arguments);
+    settle(&mut target);
+    let before = footprint(target.pid());
+    let process = Process::open(target.pid()).unwrap();
+    assert!(read_everything(&process, 16 << 20) > 0);
+    assert_eq!(footprint(target.pid()), before, "{role} {arguments:?}");
+}
+
+#[test]
+fn sixty_four_gigabytes_reserved() {
+    unharmed("reserved", &["64"]);
+}
+
+#[test]
+fn a_gigabyte_of_untouched_shared_memory() {
+    unharmed("shared-untouched", &["1024", "anonymous"]);
+    unharmed("shared-untouched", &["1024", "memfd"]);
+}
+
+#[test]
+fn absent_pages_are_read_as_zeros_and_stay_absent() {
+    let mut target = Target::spawn("reserved", &["1"]);
+    settle(&mut target);
+    let process = Process::open(target.pid()).unwrap();
+    let before = footprint(target.pid());
+    let (half, reserved) = span_of(&target).split_at(span_of(&target).start().saturating_add(512 << 20));
+    for part in [half, reserved] {
+        assert_eq!(only_state(&process, part), PageState::Absent);
+        let some = part.split_at(part.start().saturating_add(8 << 20)).0;
+        assert_same(&read_all(&process, some), &vec![0; 8 << 20]);
+    }
+    assert_eq!(footprint(target.pid()), before);
+}
+
+#[test]
+fn a_cold_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut target = Target::spawn("cold-file", &["32", folder.path().to_str().unwrap()]);
+    if !needs("a file system that can drop its cache", target.ask("cached") == "0") {
+        return;
+    }
+    settle(&mut target);
+    let before = footprint(target.pid());
+    let process = Process::open(target.pid()).unwrap();
+    let span = span_of(&target);
+    assert_eq!(only_state(&process, span), PageState::FileClean);
+    let expected: Vec<u8> = (0..span.len()).step_by(8).flat_map(u64::to_ne_bytes).collect();
+    assert_same(&read_all(&process, span), &expected);
+    assert_eq!(footprint(target.pid()), before);
+    assert_eq!(target.ask("cached"), "0");
+}
+
+#[test]
+fn memory_shared_since_a_fork_stays_shared() {
+    for (role, mebibytes) in [("cow", "512"), ("cow-huge", "256")] {
+        let target = Target::spawn(role, &[mebibytes]);
+        let span = span_of(&target);
+        let child = i32::try_from(target.number("child")).unwrap();
+        for pid in [child, target.pid()] {
+            let process = Process::open(pid).unwrap();
+            let dirty = private_dirty(pid);
+            let anonymous = meminfo("AnonPages");
+            let huge = meminfo("AnonHugePages");
+            if pid == target.pid() {
+                assert_same(&read_all(&process, span), &addresses(span));
+            } else {
+                read_everything(&process, 16 << 20);
+            }
+            // What either of the two writes meanwhile becomes private to both.
+            assert!(private_dirty(pid) < dirty + 256, "{role}");
+            // Other programs run as well: a sixteenth of what un-sharing would cost is allowed to them.
+            let allowed = span.len() / 1024 / 16;
+            let grown = meminfo("AnonPages").saturating_sub(anonymous);
+            assert!(grown < allowed + 64 * 1024, "{role}: {grown} kB more");
+            let split = huge.saturating_sub(meminfo("AnonHugePages"));
+            assert!(split < span.len() / 1024 / 2, "{role}: {split} kB of huge pages were split");
+        }
+    }
+}
+
+fn private_dirty(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn swapped_pages_are_known_as_such_and_read_on_demand() {
+    let swap = Swap::new(320);
+    if !needs("root, for a swap file", swap.is_some()) {
+        return;
+    }
+    let mut target = Target::spawn("swapped", &["256"]);
+    settle(&mut target);
+    let span = span_of(&target);
+    let before = footprint(target.pid());
+    if !needs("memory that can be paged out", target.status("VmSwap") > 200 << 10) {
+        return;
+    }
+    let process = Process::open(target.pid()).unwrap();
+    let runs = process.pages(span).unwrap();
+    let swapped = runs.bytes_where(|state| state == PageState::Swapped);
+    assert!(swapped > 200 << 20, "{swapped}");
+    assert_eq!(footprint(target.pid()), before);
+    // What reading brings into RAM goes back, up to a few pages that the kernel was busy with.
+    assert_same(&read_all(&process, span), &addresses(span));
+    for ((key, before), (_, after)) in before.into_iter().zip(footprint(target.pid())) {
+        assert!(before.abs_diff(after) < 8 << 10, "{key}: {before} kB before, {after} after");
+    }
+}
