@@ -33,9 +33,10 @@ pub fn man(directory: Option<&Path>) -> Result<Ending, Failure> {
     Ok(Ending::Done)
 }
 
-/// Prints the long help on standard error: nothing was asked for.
+/// Prints the help on standard error: nothing was asked for.
 pub fn help() -> Result<Ending, Failure> {
-    eprint!("{}", Args::command().render_help());
+    // Where even this cannot be written there is nobody to tell.
+    let _ = write!(io::stderr(), "{}", Args::command().render_help());
     Ok(Ending::Error)
 }
 

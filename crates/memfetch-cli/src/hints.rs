@@ -161,8 +161,13 @@ fn of_refusal(reason: &Refusal, pid: i32, caller: &Caller) -> String {
             format!("{name} ({by}) traces it: end that, or take the snapshot without a stop: `--mode live`")
         }
         Refusal::Hidden => format!("/proc hides the processes of others (hidepid); {privilege}"),
+        _ if caller.is_root => {
+            "a security module, seccomp or lockdown may be in the way (`dmesg` may say which), \
+             or CAP_SYS_PTRACE is missing: a container gets it by `--cap-add SYS_PTRACE`"
+                .to_owned()
+        }
         _ => format!(
-            "a security module, seccomp or lockdown may be in the way: `sudo dmesg` may say which; {privilege}"
+            "a security module, seccomp or lockdown may be in the way (`sudo dmesg` may say which); {privilege}"
         ),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use memfetch::{Backing, Memory, PageRuns, PageState, Permissions, Region, Span};
+use memfetch::{Backing, Cause, Memory, PageRuns, PageState, Permissions, Region, Span};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -21,6 +21,7 @@ struct PageSums {
     file_resident: u64,
     file_clean: u64,
     guard: u64,
+    not_saved: u64,
     unreadable: u64,
 }
 
@@ -37,6 +38,7 @@ impl PageSums {
                 PageState::FileResident => &mut sums.file_resident,
                 PageState::FileClean => &mut sums.file_clean,
                 PageState::Guard => &mut sums.guard,
+                PageState::Unreadable(Cause::NotSaved) => &mut sums.not_saved,
                 PageState::Unreadable(_) => &mut sums.unreadable,
             };
             *sum += run.span.len();
@@ -233,7 +235,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use memfetch::region::{Device, RegionMap};
-    use memfetch::{Address, Cause, Error, Platform, ReadError};
+    use memfetch::{Address, Error, Platform, ReadError};
 
     use super::*;
 

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write;
-use std::path::Path;
 use std::time::Duration;
 
-use memfetch::image::record::{Mode, Origin, Outcome};
-use memfetch::{Cause, Gap, Gaps};
+use memfetch::image::record::{Mode, Outcome};
+use memfetch::{Cause, Gap, Gaps, Report};
 use serde::Serialize;
 
 use crate::quantity::{Units, count, duration, size};
@@ -22,45 +21,31 @@ pub struct Snapshot<'a> {
     /// The name of the process.
     #[serde(serialize_with = "lossy")]
     pub name: &'a OsStr,
-    /// The file; none where it went into a stream.
-    pub path: Option<&'a Path>,
-    /// Its length.
-    pub apparent_bytes: u64,
-    /// What it takes on the disk.
-    pub stored_bytes: u64,
-    /// How long it all took.
-    #[serde(rename = "elapsed_ns", serialize_with = "nanoseconds")]
-    pub elapsed: Duration,
-    /// What was known before.
-    pub origin: &'a Origin,
-    /// What is known now.
-    pub outcome: &'a Outcome,
+    /// What it came to.
+    #[serde(flatten)]
+    pub report: &'a Report,
 }
 
 fn lossy<S: serde::Serializer>(name: &OsStr, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&name.to_string_lossy())
 }
 
-fn nanoseconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
-}
-
 impl Snapshot<'_> {
     /// The paragraph. Its lines end in newlines.
     #[must_use]
     pub fn paragraph(&self) -> String {
-        let Outcome { pause_ns, stops, threads, partial_threads, rewound_calls, .. } = *self.outcome;
-        let mut text = match self.path {
+        let Outcome { pause_ns, stops, threads, partial_threads, rewound_calls, .. } = self.report.outcome;
+        let mut text = match &self.report.path {
             Some(path) => format!(
                 "{}: {} on disk, {} apparent.",
                 printable(path.as_os_str()),
-                size(self.stored_bytes, Units::Full),
-                size(self.apparent_bytes, Units::Full)
+                size(self.report.stored_bytes, Units::Full),
+                size(self.report.apparent_bytes, Units::Full)
             ),
-            None => format!("{} written.", size(self.apparent_bytes, Units::Full)),
+            None => format!("{} written.", size(self.report.apparent_bytes, Units::Full)),
         };
-        let _ = write!(text, " Process {} ({}), ", self.origin.pid, printable(self.name));
-        text.push_str(&match self.origin.mode {
+        let _ = write!(text, " Process {} ({}), ", self.report.origin.pid, printable(self.name));
+        text.push_str(&match self.report.origin.mode {
             Mode::Live => "live: never stopped, pages may be of different instants".to_owned(),
             Mode::Freeze => format!(
                 "frozen for {} ({})",
@@ -68,7 +53,7 @@ impl Snapshot<'_> {
                 count(stops.into(), "stop")
             ),
         });
-        let _ = write!(text, "; {} in all.\n  {}", duration(self.elapsed), count(threads, "thread"));
+        let _ = write!(text, "; {} in all.\n  {}", duration(self.report.elapsed), count(threads, "thread"));
         if partial_threads > 0 {
             let _ = write!(text, " ({partial_threads} with part of their registers only)");
         }
@@ -77,8 +62,8 @@ impl Snapshot<'_> {
         }
         let _ = write!(text, "; {}.", self.bytes());
         text.push('\n');
-        text.push_str(&gaps(&self.outcome.gaps));
-        for remark in &self.outcome.remarks {
+        text.push_str(&gaps(&self.report.outcome.gaps));
+        for remark in &self.report.outcome.remarks {
             let _ = writeln!(text, "  Note: {}", printable(OsStr::new(remark)));
         }
         text
@@ -86,7 +71,7 @@ impl Snapshot<'_> {
 
     /// What became of the bytes.
     fn bytes(&self) -> String {
-        let outcome = self.outcome;
+        let outcome = &self.report.outcome;
         let parts = [
             (outcome.read_bytes, "read"),
             (outcome.file_bytes, "from its files"),
@@ -123,7 +108,7 @@ pub fn gaps(gaps: &Gaps) -> String {
 
 #[cfg(test)]
 mod tests {
-    use memfetch::image::record::Contents;
+    use memfetch::image::record::{Contents, Origin};
     use memfetch::{Address, Span, Touch};
 
     use super::*;
@@ -160,23 +145,22 @@ mod tests {
         outcome
     }
 
-    fn snapshot<'a>(origin: &'a Origin, outcome: &'a Outcome) -> Snapshot<'a> {
-        Snapshot {
-            name: OsStr::new("redis"),
-            path: Some(Path::new("redis.17.core")),
+    fn report(mode: Mode) -> Report {
+        Report {
+            origin: origin(mode),
+            outcome: outcome(),
+            path: Some("redis.17.core".into()),
             apparent_bytes: 67 << 30,
             stored_bytes: 3 << 30,
             elapsed: Duration::from_millis(2_200),
-            origin,
-            outcome,
         }
     }
 
     #[test]
     fn the_paragraph_tells_what_is_missing() {
-        let (origin, outcome) = (origin(Mode::Freeze), outcome());
+        let told = Snapshot { name: OsStr::new("redis"), report: &report(Mode::Freeze) };
         assert_eq!(
-            snapshot(&origin, &outcome).paragraph(),
+            told.paragraph(),
             "redis.17.core: 3 GiB on disk, 67 GiB apparent. Process 17 (redis), frozen for 12.3 ms (1 stop); \
              2.2 s in all.\n  5 threads; 3 GiB read, 64 GiB never touched and not read.\n  \
              5 gaps, 20 KiB: it was unmapped before it could be read \
@@ -188,8 +172,8 @@ mod tests {
 
     #[test]
     fn json_has_the_record_of_the_image() {
-        let (origin, outcome) = (origin(Mode::Live), outcome());
-        let value = serde_json::to_value(snapshot(&origin, &outcome)).unwrap();
+        let told = Snapshot { name: OsStr::new("redis"), report: &report(Mode::Live) };
+        let value = serde_json::to_value(told).unwrap();
         assert_eq!(value["path"], "redis.17.core");
         assert_eq!(value["elapsed_ns"], 2_200_000_000_u64);
         assert_eq!(value["origin"]["mode"], "live");

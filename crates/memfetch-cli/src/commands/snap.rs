@@ -33,20 +33,14 @@ pub fn run(plan: &Snap) -> Result<Ending, Failure> {
 }
 
 fn snap(word: &OsStr, plan: &Snap) -> Result<Ending, Failure> {
-    let process = source::process(word)?;
-    let name = process.name().to_owned();
-    let taken = take(&process, plan)?;
-    let told = summary::Snapshot {
-        name: &name,
-        path: taken.path.as_deref(),
-        apparent_bytes: taken.apparent_bytes,
-        stored_bytes: taken.stored_bytes,
-        elapsed: taken.elapsed,
-        origin: &taken.origin,
-        outcome: &taken.outcome,
-    };
+    let mut process = source::process(word)?;
+    if plan.time_limit.is_some() {
+        process = process.with_time_limit(plan.time_limit);
+    }
+    let report = take(&process, plan)?;
+    let told = summary::Snapshot { name: process.name(), report: &report };
     tell(&told, plan)?;
-    Ok(if taken.outcome.gaps.is_empty() { Ending::Done } else { Ending::Gaps })
+    Ok(if report.outcome.gaps.is_empty() { Ending::Done } else { Ending::Gaps })
 }
 
 fn take(process: &Process, plan: &Snap) -> Result<Report, Failure> {
@@ -61,20 +55,20 @@ fn take(process: &Process, plan: &Snap) -> Result<Report, Failure> {
         .contents(plan.contents)
         .touch(plan.touch)
         .selection(plan.selection.clone())
-        .overwrite(plan.overwrite)
+        .replace(plan.overwrite)
         .progress(|progress| bar.update(progress.done_bytes, progress.total_bytes));
     if let Some(bytes) = plan.max_apparent_size {
         snapshot = snapshot.max_apparent_size(bytes);
     }
     if let Some(limit) = plan.time_limit {
-        snapshot = snapshot.time_limit(limit);
+        snapshot = snapshot.time_limit(Some(limit));
     }
     match &plan.output {
-        Output::Files(template) => Ok(snapshot.write_core(&file_name(template, process))?),
+        Output::Files(template) => Ok(snapshot.write_core(file_name(template, process))?),
         Output::Stdout => {
             // Not through the standard library's handle, which looks for newlines in what it is given.
             let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-            Ok(snapshot.write_stream(&mut stdout)?)
+            Ok(snapshot.write_core_to(&mut stdout)?)
         }
     }
 }
