@@ -1,1 +1,46 @@
-fn main() {}
+//! The binary `memfetch`: arguments, then a plan that resolves them, then one call of the library, then a report.
+//!
+//! Standard output carries data, standard error all else.
+
+mod args;
+mod commands;
+mod ending;
+mod failure;
+mod generate;
+mod hints;
+mod map_table;
+mod plan;
+mod progress;
+mod quantity;
+mod report;
+mod source;
+mod summary;
+mod template;
+mod text;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use ending::Ending;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let ending = run(args::parse(std::env::args_os())).unwrap_or_else(|failure| report::report(&failure));
+    ending.into()
+}
+
+/// Does what the arguments ask for.
+fn run(args: Args) -> Result<Ending, Failure> {
+    if let Some(shell) = args.completions {
+        return generate::completions(shell);
+    }
+    if let Some(directory) = args.man {
+        return generate::man(directory.as_deref());
+    }
+    match args.command {
+        Some(Command::Snap(args)) => commands::snap::run(&plan::Snap::new(args)?),
+        Some(Command::Maps(args)) => commands::maps::run(&plan::Maps::new(args)),
+        Some(Command::Verify(args)) => commands::verify::run(&plan::Verify::new(args)),
+        None => generate::help(),
+    }
+}

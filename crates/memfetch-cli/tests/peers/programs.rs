@@ -84,7 +84,7 @@ pub fn node() -> Option<Running> {
 
 pub fn java() -> Option<Running> {
     let java = find("java", "core of Java")?;
-    let Some(javac) = find("javac", "core of Java") else { return None };
+    let javac = find("javac", "core of Java")?;
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("Sleep.java");
     std::fs::write(

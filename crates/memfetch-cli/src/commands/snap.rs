@@ -1,0 +1,101 @@
+//! `memfetch snap`.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::time::SystemTime;
+
+use memfetch::{ModeChoice, Process, Report, Snapshot};
+
+use crate::args::ModeWord;
+use crate::ending::Ending;
+use crate::failure::Failure;
+use crate::plan::{Output, Snap, Telling};
+use crate::progress::Bar;
+use crate::report::report;
+use crate::template::{Facts, Template};
+use crate::text::printable;
+use crate::{source, summary};
+
+/// Takes a snapshot of each process; one that fails does not stop the others.
+pub fn run(plan: &Snap) -> Result<Ending, Failure> {
+    let mut worst = Ending::Done;
+    for word in &plan.sources {
+        match snap(word, plan) {
+            Ok(ending) => worst = worst.max(ending),
+            Err(failure) if failure.is_broken_pipe() => return Err(failure),
+            Err(failure) => worst = worst.max(report(&failure)),
+        }
+    }
+    Ok(worst)
+}
+
+fn snap(word: &OsStr, plan: &Snap) -> Result<Ending, Failure> {
+    let mut process = source::process(word)?;
+    if plan.time_limit.is_some() {
+        process = process.with_time_limit(plan.time_limit);
+    }
+    let report = take(&process, plan)?;
+    let told = summary::Snapshot { name: process.name(), report: &report };
+    tell(&told, plan)?;
+    Ok(if report.outcome.gaps.is_empty() { Ending::Done } else { Ending::Gaps })
+}
+
+fn take(process: &Process, plan: &Snap) -> Result<Report, Failure> {
+    let label = format!("{} ({})", process.pid(), printable(process.name()));
+    let bar = Bar::new(plan.telling == Telling::Summary, label);
+    let mut snapshot = Snapshot::of(process)
+        .mode(match plan.mode {
+            ModeWord::Auto => ModeChoice::Auto,
+            ModeWord::Freeze => ModeChoice::Freeze,
+            ModeWord::Live => ModeChoice::Live,
+        })
+        .contents(plan.contents)
+        .touch(plan.touch)
+        .selection(plan.selection.clone())
+        .replace(plan.overwrite)
+        .progress(|progress| bar.update(progress.done_bytes, progress.total_bytes));
+    if let Some(bytes) = plan.max_apparent_size {
+        snapshot = snapshot.max_apparent_size(bytes);
+    }
+    if let Some(limit) = plan.time_limit {
+        snapshot = snapshot.time_limit(Some(limit));
+    }
+    match &plan.output {
+        Output::Files(template) => Ok(snapshot.write_core(file_name(template, process))?),
+        Output::Stdout => {
+            // Not through the standard library's handle, which looks for newlines in what it is given.
+            let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+            Ok(snapshot.write_core_to(&mut stdout)?)
+        }
+    }
+}
+
+fn file_name(template: &Template, process: &Process) -> std::path::PathBuf {
+    let system = rustix::system::uname();
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    template.name_for(Facts {
+        pid: process.pid(),
+        name: process.name(),
+        host: OsStr::from_bytes(system.nodename().to_bytes()),
+        time: since_1970.as_secs(),
+    })
+}
+
+/// Standard output is for the core where it goes there, and else for JSON.
+fn tell(told: &summary::Snapshot<'_>, plan: &Snap) -> Result<(), Failure> {
+    let text = match plan.telling {
+        Telling::Nothing => return Ok(()),
+        Telling::Summary => told.paragraph(),
+        Telling::Json => serde_json::to_string(told).map_err(io::Error::from)? + "\n",
+    };
+    if plan.telling == Telling::Json && plan.output != Output::Stdout {
+        io::stdout().write_all(text.as_bytes())?;
+    } else {
+        // The snapshot is taken and safe, whether anybody listens or not.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+    Ok(())
+}

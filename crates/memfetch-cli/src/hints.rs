@@ -1,0 +1,268 @@
+//! Hints: for each failure the smallest thing that would help.
+
+use std::io::ErrorKind;
+
+use memfetch::Error;
+use memfetch::error::{FormatError, OutputError, Refusal, StopError};
+
+use crate::args;
+use crate::failure::Failure;
+use crate::quantity::{Units, size};
+
+/// Who asks, and how.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Whether it is root already, so that `sudo` changes nothing.
+    pub is_root: bool,
+    /// The command line, quoted for a shell.
+    pub command: String,
+}
+
+impl Caller {
+    /// This process.
+    #[must_use]
+    pub fn current() -> Self {
+        let words = std::env::args_os().map(|word| quoted(&word.to_string_lossy()));
+        Self { is_root: rustix::process::geteuid().is_root(), command: words.collect::<Vec<_>>().join(" ") }
+    }
+
+    /// How to run the same with the capability to read any process.
+    fn with_privilege(&self) -> String {
+        if self.is_root {
+            "CAP_SYS_PTRACE is missing although this is root: start the container with \
+             `--cap-add SYS_PTRACE`, or run memfetch outside of it"
+                .to_owned()
+        } else {
+            format!("run `sudo {}`", self.command)
+        }
+    }
+}
+
+/// The word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+%@".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// What would help, if anything would.
+#[must_use]
+pub fn hint(failure: &Failure, caller: &Caller) -> Option<String> {
+    match failure {
+        Failure::Memory(error) => of_memory(error, caller),
+        Failure::Usage { hint, .. } => Some(hint.clone()),
+        Failure::Stdout(_) => None,
+        Failure::File { source, .. } => match source.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                Some("the directory has to be there".to_owned())
+            }
+            _ => None,
+        },
+    }
+}
+
+fn of_memory(error: &Error, caller: &Caller) -> Option<String> {
+    Some(match error {
+        Error::NoSuchProcess(name) => return of_absence(name),
+        Error::Ambiguous { candidates, .. } => {
+            format!("name one by its number, such as {}", candidates.first()?.pid)
+        }
+        Error::Replaced { .. } => "run the command again to read the new program".to_owned(),
+        Error::Refused { reason, pid, .. } => of_refusal(reason, *pid, caller),
+        Error::TimedOut { pid, .. } => format!(
+            "it waits in the kernel, often for a file system or a device that does not answer; \
+             `sudo cat /proc/{pid}/stack` shows where; `memfetch snap --time-limit` gives it longer"
+        ),
+        Error::CannotStop { source, .. } => match source {
+            StopError::Traced { by, name } => {
+                format!("end {name} ({by}), or take the snapshot without a stop: `--mode live`")
+            }
+            StopError::Refused(_) => {
+                format!("{}; or take the snapshot without a stop: `--mode live`", caller.with_privilege())
+            }
+            StopError::NoThreads => return None,
+            _ => "take the snapshot without a stop: `--mode live`".to_owned(),
+        },
+        Error::Format { source, .. } => match source {
+            FormatError::NotACore | FormatError::OtherElf(_) => {
+                "a running process is given by its number or its name, an image by the path of an ELF core"
+                    .to_owned()
+            }
+            FormatError::Truncated(_) => "it was cut short while it was written or copied".to_owned(),
+            _ => return None,
+        },
+        Error::Output { source, .. } => return of_output(source),
+        _ => return None,
+    })
+}
+
+fn of_absence(name: &str) -> Option<String> {
+    if name.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    if let Some(command) = args::command_names().into_iter().find(|command| is_slip(name, command)) {
+        return Some(format!("there is a command `{command}`"));
+    }
+    Some(
+        "a process is given by its number, or by its name as `ps -e` shows it; `self` is memfetch".to_owned(),
+    )
+}
+
+/// Whether one letter added, left out, changed, or swapped with its neighbour makes `typed` of `meant`.
+pub fn is_slip(typed: &str, meant: &str) -> bool {
+    let (typed, meant): (Vec<char>, Vec<char>) = (typed.chars().collect(), meant.chars().collect());
+    let same_head = typed.iter().zip(&meant).take_while(|(a, b)| a == b).count();
+    let rest = |text: &[char]| text.get(same_head..).unwrap_or_default().to_vec();
+    let (typed, meant) = (rest(&typed), rest(&meant));
+    let behind = |text: &[char], skip: usize| text.get(skip..).map(<[char]>::to_vec);
+    match (typed.len(), meant.len()) {
+        (0, 0) => false,
+        (t, m) if t == m + 1 => behind(&typed, 1).as_ref() == Some(&meant),
+        (t, m) if t + 1 == m => behind(&meant, 1).as_ref() == Some(&typed),
+        (t, m) if t == m => {
+            let swapped = typed.first() == meant.get(1) && typed.get(1) == meant.first();
+            behind(&typed, 1) == behind(&meant, 1)
+                || (swapped && t > 1 && behind(&typed, 2) == behind(&meant, 2))
+        }
+        _ => false,
+    }
+}
+
+fn of_refusal(reason: &Refusal, pid: i32, caller: &Caller) -> String {
+    let privilege = caller.with_privilege();
+    match reason {
+        Refusal::OtherUser { uid: 0 } => format!("it belongs to root; {privilege}"),
+        Refusal::OtherUser { uid } => format!("it belongs to user {uid}; {privilege}"),
+        Refusal::NotDumpable => {
+            format!("it is not dumpable: it changed its user, or asked for it (PR_SET_DUMPABLE); {privilege}")
+        }
+        Refusal::Yama { scope: 1 } => format!(
+            "Yama lets only a parent read it (kernel.yama.ptrace_scope = 1); {privilege}, or let the process \
+             allow it with prctl(PR_SET_PTRACER), or, for all processes, \
+             `sudo sysctl kernel.yama.ptrace_scope=0`"
+        ),
+        Refusal::Yama { scope: 2 } => format!(
+            "Yama asks for CAP_SYS_PTRACE (kernel.yama.ptrace_scope = 2); {privilege}, or give memfetch the \
+             capability: `sudo setcap cap_sys_ptrace+ep \"$(command -v memfetch)\"`"
+        ),
+        Refusal::Yama { scope } => format!(
+            "Yama forbids it to everybody until the next boot (kernel.yama.ptrace_scope = {scope}): set it \
+             lower in /etc/sysctl.d and reboot"
+        ),
+        Refusal::UserNamespace => format!(
+            "it lives in another user namespace: run memfetch in it (`nsenter --user --target {pid} ...`) or as \
+             root of the host"
+        ),
+        Refusal::MoreCapabilities => format!("it has capabilities that this user lacks; {privilege}"),
+        Refusal::Traced { by, name } => {
+            format!("{name} ({by}) traces it: end that, or take the snapshot without a stop: `--mode live`")
+        }
+        Refusal::Hidden => format!("/proc hides the processes of others (hidepid); {privilege}"),
+        _ if caller.is_root => {
+            "a security module, seccomp or lockdown may be in the way (`dmesg` may say which), \
+             or CAP_SYS_PTRACE is missing: a container gets it by `--cap-add SYS_PTRACE`"
+                .to_owned()
+        }
+        _ => format!(
+            "a security module, seccomp or lockdown may be in the way (`sudo dmesg` may say which); {privilege}"
+        ),
+    }
+}
+
+fn of_output(source: &OutputError) -> Option<String> {
+    Some(match source {
+        OutputError::Exists => {
+            "`--force` overwrites it, `-o` gives another name (%t in it is the time)".to_owned()
+        }
+        OutputError::NoSpace { needed, free } => format!(
+            "{} more are needed: `-o` writes elsewhere, `--only`, `--skip` or `--contents minimal` saves less",
+            size(needed.saturating_sub(*free), Units::Full)
+        ),
+        OutputError::SizeLimit { limit, .. } => format!(
+            "`ulimit -f unlimited` lifts the limit; `--max-apparent-size {limit}` keeps the file below it by \
+             leaving out memory that was never touched"
+        ),
+        OutputError::Io { source, .. } => match source.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                "`-o` names another directory".to_owned()
+            }
+            ErrorKind::NotFound | ErrorKind::NotADirectory => "the directory has to be there".to_owned(),
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn user() -> Caller {
+        Caller { is_root: false, command: "memfetch 17".to_owned() }
+    }
+
+    fn refused(reason: Refusal, caller: &Caller) -> String {
+        let source = io::Error::from_raw_os_error(13);
+        let error = Error::Refused { pid: 17, action: "read the memory", reason, source };
+        hint(&error.into(), caller).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_names_the_gate_and_the_smallest_remedy() {
+        let root = Caller { is_root: true, command: "memfetch 17".to_owned() };
+        for (reason, words) in [
+            (Refusal::OtherUser { uid: 33 }, &["user 33", "`sudo memfetch 17`"][..]),
+            (Refusal::NotDumpable, &["PR_SET_DUMPABLE", "sudo"]),
+            (Refusal::Yama { scope: 1 }, &["PR_SET_PTRACER", "kernel.yama.ptrace_scope=0"]),
+            (Refusal::Yama { scope: 2 }, &["setcap cap_sys_ptrace"]),
+            (Refusal::Yama { scope: 3 }, &["reboot"]),
+            (Refusal::UserNamespace, &["nsenter --user --target 17"]),
+            (Refusal::MoreCapabilities, &["capabilities"]),
+            (Refusal::Traced { by: 5, name: "gdb".to_owned() }, &["gdb (5)", "--mode live"]),
+            (Refusal::Hidden, &["hidepid"]),
+            (Refusal::Other, &["security module"]),
+        ] {
+            let text = refused(reason, &user());
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        }
+        let text = refused(Refusal::OtherUser { uid: 33 }, &root);
+        assert!(text.contains("--cap-add SYS_PTRACE") && !text.contains("sudo"), "{text}");
+    }
+
+    #[test]
+    fn a_slip_of_the_finger_in_a_command_is_seen() {
+        for typed in ["mapz", "map", "mmaps", "amps", "verfiy", "snpa", "verifi"] {
+            let text = hint(&Error::NoSuchProcess(typed.to_owned()).into(), &user()).unwrap();
+            assert!(text.starts_with("there is a command"), "{typed}: {text}");
+        }
+        for typed in ["redis", "bash", "maps1x", "s"] {
+            let text = hint(&Error::NoSuchProcess(typed.to_owned()).into(), &user()).unwrap();
+            assert!(text.contains("ps -e"), "{typed}: {text}");
+        }
+        assert_eq!(hint(&Error::NoSuchProcess("99".to_owned()).into(), &user()), None);
+    }
+
+    #[test]
+    fn outputs_that_cannot_be_written() {
+        for (source, word) in [
+            (OutputError::Exists, "--force"),
+            (OutputError::NoSpace { needed: 3 << 30, free: 1 << 30 }, "2 GiB more"),
+            (OutputError::SizeLimit { needed: 9, limit: 5 }, "--max-apparent-size 5"),
+        ] {
+            let text = hint(&Error::Output { path: "x".into(), source }.into(), &user()).unwrap();
+            assert!(text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_quoted_for_a_shell() {
+        assert_eq!(quoted("--only=*.so"), "'--only=*.so'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted("/a/b.core"), "/a/b.core");
+    }
+}

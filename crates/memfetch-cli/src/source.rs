@@ -1,0 +1,39 @@
+//! SOURCE on the command line: a process, or the file of an image.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use memfetch::{Error, Image, Memory, Process};
+
+/// The process that the word means: a number, a name, or `self`.
+pub fn process(word: &OsStr) -> Result<Process, Error> {
+    match word.to_str() {
+        Some(text) => Process::find(text),
+        None => Err(Error::NoSuchProcess(word.to_string_lossy().into_owned())),
+    }
+}
+
+/// What the word means: a path with a slash is an image; a number and `self` are a process; another word is an
+/// image where a file of that name is one, and else the name of a process.
+pub fn open(word: &OsStr) -> Result<Box<dyn Memory>, Error> {
+    let path = Path::new(word);
+    if word.as_bytes().contains(&b'/') {
+        return Ok(Box::new(Image::open(path)?));
+    }
+    if is_process_only(word) || !path.is_file() {
+        return Ok(Box::new(process(word)?));
+    }
+    match Image::open(path) {
+        Ok(image) => Ok(Box::new(image)),
+        // A file that only happens to be called like a process; where there is no such process it was meant.
+        Err(about_file) => match process(word) {
+            Err(Error::NoSuchProcess(_)) => Err(about_file),
+            found => Ok(Box::new(found?)),
+        },
+    }
+}
+
+fn is_process_only(word: &OsStr) -> bool {
+    word == "self" || (!word.is_empty() && word.as_bytes().iter().all(u8::is_ascii_digit))
+}

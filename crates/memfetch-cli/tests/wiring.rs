@@ -1,0 +1,128 @@
+//! The program as it is started: exit codes, what goes to which output, names of files. What the commands do is
+//! tested where it is done.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use memfetch_testkit::Target;
+
+fn memfetch(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memfetch"));
+    command.args(arguments).current_dir(folder).output().unwrap()
+}
+
+fn told(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_snapshot_is_verified_listed_and_not_overwritten() {
+    let target = Target::spawn("private", &["2"]);
+    let pid = target.pid().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let name = format!("memfetch-target.{pid}.core");
+    let (code, out, err) = told(&memfetch(folder.path(), &[&pid]));
+    assert_eq!((code, out.as_str()), (0, ""), "{err}");
+    assert!(err.starts_with(&format!("{name}: ")), "{err}");
+
+    let (code, out, err) = told(&memfetch(folder.path(), &["verify", &name]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("whole and unaltered"), "{out}");
+
+    let start = target.fact("start").to_owned();
+    for source in [pid.as_str(), &name] {
+        let (code, out, err) = told(&memfetch(folder.path(), &["maps", source, "--json", "--only", &start]));
+        assert_eq!((code, err.as_str()), (0, ""));
+        let regions: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert!(regions[0]["dirty"].as_u64().unwrap() >= 2 << 20, "{source}: {out}");
+    }
+
+    let (code, _, err) = told(&memfetch(folder.path(), &[&pid]));
+    assert_eq!(code, 2);
+    assert!(err.contains("Caused by: the file exists\nHint: `--force`"), "{err}");
+    let (code, out, err) = told(&memfetch(folder.path(), &["snap", "--force", "--json", &pid]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["path"], name.as_str());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left behind");
+}
+
+#[test]
+fn an_altered_core_is_found_out() {
+    let target = Target::spawn("private", &["1"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (code, _, err) =
+        told(&memfetch(folder.path(), &["snap", &target.pid().to_string(), "-q", "-o", "x.core"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    let path = folder.path().join("x.core");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let (code, out, _) = told(&memfetch(folder.path(), &["verify", "x.core"]));
+    assert_eq!(code, 1);
+    assert!(out.starts_with("x.core: ALTERED in 1 place\n"), "{out}");
+    bytes.truncate(middle);
+    std::fs::write(&path, &bytes).unwrap();
+    let (code, out, _) = told(&memfetch(folder.path(), &["verify", "--json", "x.core"]));
+    assert_eq!(code, 1);
+    let verdict: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(verdict["verdict"], "incomplete");
+}
+
+#[test]
+fn the_core_goes_through_a_pipe_and_the_report_beside_it() {
+    let target = Target::spawn("private", &["1"]);
+    let folder = tempfile::tempdir().unwrap();
+    let output = memfetch(folder.path(), &["snap", &target.pid().to_string(), "-o", "-", "--json"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.starts_with(b"\x7fELF"));
+    let report: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert!(report["path"].is_null());
+    std::fs::write(folder.path().join("x.core"), &output.stdout).unwrap();
+    assert_eq!(memfetch(folder.path(), &["verify", "-q", "x.core"]).status.code(), Some(0));
+}
+
+#[test]
+fn one_failure_does_not_stop_the_others_and_decides_the_exit_code() {
+    let target = Target::spawn("private", &["1"]);
+    let folder = tempfile::tempdir().unwrap();
+    let pid = target.pid().to_string();
+    let (code, _, err) = told(&memfetch(folder.path(), &["snap", "2147483647", &pid, "-o", "%p"]));
+    assert_eq!(code, 2);
+    assert!(err.starts_with("Error: no process `2147483647`\n"), "{err}");
+    assert!(folder.path().join(&pid).exists());
+}
+
+#[test]
+fn nothing_found_is_1_and_wrong_usage_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, code) in [
+        (&["maps", "self", "--only", "no such name"][..], 1),
+        (&["maps"], 2),
+        (&["snap", "self", "--mode", "fast"], 2),
+        (&["verify", "nowhere"], 2),
+        (&["--version"], 0),
+        (&["--man"], 0),
+        (&["--completions", "bash"], 0),
+        (&["snap", "--help"], 0),
+    ] {
+        assert_eq!(memfetch(folder.path(), arguments).status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_broken_pipe_is_silent() {
+    for arguments in [&["maps", "self"][..], &["--man"], &["maps", "self", "--json"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_memfetch"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{arguments:?}");
+    }
+}

@@ -1,0 +1,224 @@
+//! `cargo xtask bench`: runs the release binary and other programs in turns over the same target, and writes
+//! medians and ratios into docs/benchmarks.md.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::benchmarks;
+use crate::run::{cargo, find, must, show};
+use crate::tools;
+
+/// How often each contestant runs, after once to warm up.
+const RUNS: usize = 5;
+
+/// A comparison.
+pub struct Benchmark {
+    /// Its name on the command line and in the file.
+    pub name: &'static str,
+    /// What is compared, in a sentence.
+    pub about: &'static str,
+    /// Starts the target, and returns it with those that compete over it.
+    pub prepare: fn(&Scene) -> Result<Contest, String>,
+}
+
+/// A target, and those that compete over it.
+pub type Contest = (Target, Vec<Contestant>);
+
+/// Where a benchmark takes place.
+pub struct Scene {
+    /// The release binary.
+    pub memfetch: PathBuf,
+    /// An empty folder for outputs, on the disk that the target folder of the build is on.
+    pub outputs: PathBuf,
+    /// Where programs for the tests are installed.
+    pub tools: PathBuf,
+}
+
+impl Scene {
+    /// The path of a program, or why the benchmark cannot be had.
+    pub fn program(&self, name: &str) -> Result<PathBuf, String> {
+        find(name, &self.tools).ok_or_else(|| format!("{name} is not installed"))
+    }
+}
+
+/// A process that runs for as long as the benchmark does.
+pub struct Target(pub std::process::Child);
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One that competes.
+pub struct Contestant {
+    /// Its name in the table.
+    pub name: String,
+    /// What it runs; outputs go into the folder of the scene, which is emptied after each run.
+    pub command: Command,
+}
+
+/// Runs the benchmarks with these names, or all.
+pub fn compare(root: &Path, names: &[String]) -> Result<(), String> {
+    let known = benchmarks::ALL;
+    if let Some(name) = names.iter().find(|name| known.iter().all(|benchmark| benchmark.name != **name)) {
+        let known: Vec<_> = known.iter().map(|benchmark| benchmark.name).collect();
+        return Err(format!("no benchmark `{name}`; there are {}", known.join(", ")));
+    }
+    must(&mut cargo(root, &["build", "--quiet", "--release", "--package", "memfetch-cli"]))?;
+    let outputs = root.join("target/bench");
+    empty(&outputs)?;
+    let memfetch = root.join("target/release/memfetch");
+    let scene = Scene { memfetch, outputs, tools: tools::folder(root) };
+    let file = root.join("docs/benchmarks.md");
+    let mut text = fs::read_to_string(&file).unwrap_or_else(|_| HEAD.to_owned());
+    let mut failures = Vec::new();
+    for benchmark in known {
+        if !names.is_empty() && names.iter().all(|name| name != benchmark.name) {
+            continue;
+        }
+        match run(benchmark, &scene) {
+            Ok(section) => {
+                print!("{section}");
+                text = with_section(&text, benchmark.name, &section);
+            }
+            Err(message) => failures.push(format!("{}: {message}", benchmark.name)),
+        }
+    }
+    fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+}
+
+const HEAD: &str = "\
+# Benchmarks
+
+Written by `cargo xtask bench`. Each program runs over the same target, in turns, after a run to warm up; the
+median counts. The ratio is that to memfetch: 2.0 takes twice as long.
+";
+
+fn run(benchmark: &Benchmark, scene: &Scene) -> Result<String, String> {
+    let (_target, mut contestants) = (benchmark.prepare)(scene)?;
+    let mut times = vec![Vec::new(); contestants.len()];
+    for round in 0..=RUNS {
+        for (contestant, times) in contestants.iter_mut().zip(&mut times) {
+            eprintln!("+ {}: {} ({round} of {RUNS})", benchmark.name, contestant.name);
+            let time = timed(&mut contestant.command)?;
+            if round > 0 {
+                times.push(time);
+            }
+            empty(&scene.outputs)?;
+        }
+    }
+    let mut text = format!("## {}\n\n{}\n\n{}\n\n", benchmark.name, benchmark.about, machine());
+    text.push_str("| program | median | fastest | slowest | ratio |\n|---|---:|---:|---:|---:|\n");
+    let reference = times.first_mut().map(|times| median(times)).unwrap_or_default();
+    for (contestant, times) in contestants.iter().zip(&mut times) {
+        let median = median(times);
+        let (first, last) = (times.first().copied(), times.last().copied());
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {:.1} |",
+            contestant.name,
+            shown(median),
+            shown(first.unwrap_or_default()),
+            shown(last.unwrap_or_default()),
+            median.as_secs_f64() / reference.as_secs_f64().max(f64::MIN_POSITIVE)
+        );
+    }
+    Ok(text)
+}
+
+fn timed(command: &mut Command) -> Result<Duration, String> {
+    let begun = Instant::now();
+    let output = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|error| format!("`{}`: {error}", show(command)))?;
+    let time = begun.elapsed();
+    if output.status.success() {
+        return Ok(time);
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(format!("`{}`: {}: {said}", show(command), output.status))
+}
+
+/// The median; sorts.
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    let middle = times.len() / 2;
+    match (times.get(middle.wrapping_sub(1)), times.get(middle)) {
+        (Some(&below), Some(&above)) if times.len().is_multiple_of(2) => (below + above) / 2,
+        (_, Some(&middle)) => middle,
+        _ => Duration::ZERO,
+    }
+}
+
+fn shown(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
+}
+
+/// The machine in a line: figures of another are not to be compared with these.
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key));
+        line.and_then(|line| line.split_once(':'))
+            .map(|(_, value)| value.trim().to_owned())
+            .unwrap_or_default()
+    };
+    let memory = field(&read("/proc/meminfo"), "MemTotal");
+    let gibibytes = memory.trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / f64::from(1 << 20);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "Linux {}, {cores} cores ({}), {gibibytes:.0} GiB of RAM.",
+        read("/proc/sys/kernel/osrelease").trim(),
+        field(&read("/proc/cpuinfo"), "model name")
+    )
+}
+
+/// The file with this section in the place of the one that had its name, or at the end.
+fn with_section(text: &str, name: &str, section: &str) -> String {
+    let title = format!("## {name}\n");
+    let Some(start) = text.find(&title) else {
+        return format!("{}\n\n{section}", text.trim_end());
+    };
+    let (before, old) = text.split_at(start);
+    let behind = old[title.len()..].find("\n## ").map_or("", |at| &old[title.len() + at..]);
+    format!("{before}{section}{behind}")
+}
+
+fn empty(folder: &Path) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    if folder.exists() {
+        fs::remove_dir_all(folder).map_err(failed)?;
+    }
+    fs::create_dir_all(folder).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let times = |seconds: &[u64]| seconds.iter().map(|&s| Duration::from_secs(s)).collect::<Vec<_>>();
+        assert_eq!(median(&mut times(&[9, 1, 2])), Duration::from_secs(2));
+        assert_eq!(median(&mut times(&[1, 2, 4, 9])), Duration::from_secs(3));
+        assert_eq!(median(&mut []), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_section_takes_the_place_of_the_old_one() {
+        let one = with_section(HEAD, "a", "## a\n\n1\n");
+        let two = with_section(&one, "b", "## b\n\n2\n");
+        let three = with_section(&two, "a", "## a\n\n3\n");
+        assert_eq!(three, format!("{}\n\n## a\n\n3\n\n## b\n\n2\n", HEAD.trim_end()));
+    }
+}

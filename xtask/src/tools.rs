@@ -1,0 +1,89 @@
+//! The programs of others that tests compare with: found, installed where that is possible, else named.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{find, must, show};
+
+/// Programs and the packages of Debian and its kin that have them.
+const PEERS: &[(&str, &str)] = &[
+    ("cc", "gcc"),
+    ("gcore", "gdb"),
+    ("gdb", "gdb"),
+    ("lldb", "lldb"),
+    ("eu-readelf", "elfutils"),
+    ("eu-stack", "elfutils"),
+    ("readelf", "binutils"),
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+    ("java", "default-jdk-headless"),
+    ("javac", "default-jdk-headless"),
+    ("node", "nodejs"),
+    ("python3", "python3"),
+];
+
+/// Where programs go that are installed for the tests only.
+pub fn folder(root: &Path) -> PathBuf {
+    root.join("target").join("tools").join("bin")
+}
+
+/// Installs what is missing, as root on a system with apt. What stays missing is returned: tests that need it
+/// say so themselves, and go on.
+pub fn install(root: &Path) -> Vec<String> {
+    let bin = folder(root);
+    let mut wanted = missing(&bin);
+    if !wanted.is_empty() && may_install(&bin) {
+        let apt = |arguments: &[&str]| {
+            let mut command = Command::new("apt-get");
+            command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+            tell(must(&mut command));
+        };
+        apt(&["update", "-qq"]);
+        let mut packages: Vec<&str> = wanted.iter().map(|(_, package)| *package).collect();
+        packages.dedup();
+        // One by one: a package that this system does not have must not keep the others out.
+        for package in packages {
+            apt(&["install", "-qq", "--yes", "--no-install-recommends", package]);
+        }
+        wanted = missing(&bin);
+    }
+    let mut rest: Vec<String> =
+        wanted.into_iter().map(|(program, package)| format!("{program} (package {package})")).collect();
+    if find("drgn", &bin).is_none()
+        && let Err(message) = install_drgn(root, &bin)
+    {
+        rest.push(format!("drgn (pip install drgn): {message}"));
+    }
+    rest
+}
+
+fn missing(bin: &Path) -> Vec<(&'static str, &'static str)> {
+    PEERS.iter().copied().filter(|(program, _)| find(program, bin).is_none()).collect()
+}
+
+fn may_install(bin: &Path) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let is_root = status.lines().any(|line| line.starts_with("Uid:\t0\t0\t"));
+    is_root && find("apt-get", bin).is_some()
+}
+
+/// Into a virtual environment below target, so that the system stays as it was.
+fn install_drgn(root: &Path, bin: &Path) -> Result<(), String> {
+    let python = find("python3", bin).ok_or("there is no python3")?;
+    let environment = root.join("target").join("tools");
+    let mut venv = Command::new(&python);
+    venv.args(["-m", "venv"]).arg(&environment);
+    if must(&mut venv).is_err() && may_install(bin) {
+        let mut apt = Command::new("apt-get");
+        must(apt.args(["install", "-qq", "--yes", "--no-install-recommends", "python3-venv"]))?;
+        must(&mut venv)?;
+    }
+    must(Command::new(bin.join("pip")).args(["install", "--quiet", "--only-binary=:all:", "drgn"]))?;
+    if find("drgn", bin).is_some() { Ok(()) } else { Err(format!("`{}` made none", show(&venv))) }
+}
+
+fn tell(done: Result<(), String>) {
+    if let Err(message) = done {
+        eprintln!("xtask: {message}");
+    }
+}
