@@ -1,9 +1,9 @@
 //! What memfetch's tests share: target programs with roles, address spaces built from literals, and the
 //! conformance suite that every [`memfetch::Memory`] must pass.
 
+pub mod conformance;
 pub mod peers;
 pub mod signals;
-pub mod conformance;
 pub mod space;
 pub mod swap;
 pub mod target;
