@@ -83,7 +83,11 @@ fn own_core() -> Vec<u8> {
     };
     let build = |trailer_offset| {
         Core::new(SHAPES[0])
-            .note("MEMFETCH", 1, &memfetch::image::note::encode(&origin(trailer_offset)))
+            .note(
+                "MEMFETCH",
+                memfetch::image::note::TYPE_ORIGIN,
+                &memfetch::image::note::encode(&origin(trailer_offset)),
+            )
             .load(Load::new(0x1_0000, 0x2000, 6, synth::pattern(1, 64)))
             .load(Load::new(0x2_0000, 0x2000, 4, vec![]))
             .build()

@@ -130,7 +130,9 @@ fn check(program: Option<programs::Running>) {
             );
         }
         for (key, value) in &theirs.facts {
-            assert_eq!(ours.facts.get(key), Some(value), "{what}: {key}");
+            let seen = ours.facts.get(key).map_or("nothing at all", String::as_str);
+            let differing = seen.lines().zip(value.lines()).find(|(ours, theirs)| ours != theirs);
+            assert!(seen == value, "{what}: {key}: of ours and of gcore's it says\n{differing:#?}");
         }
         assert!(!theirs.facts.is_empty(), "{what}: nothing was seen\n{}", theirs.raw);
     }

@@ -92,8 +92,26 @@ fn gdb(tool: &Path, core: &Path, exe: &Path) -> Seen {
         LIMIT,
     );
     let mut seen = seen(&output, core);
-    seen.facts = keyed(&seen.raw, "@THREAD");
+    let comparable = |line: &&str| has_intels_layout() || !is_avx512(line);
+    let raw: String = seen.raw.lines().filter(comparable).flat_map(|line| [line, "\n"]).collect();
+    seen.facts = keyed(&raw, "@THREAD");
     seen
+}
+
+/// Whether this processor keeps the AVX-512 registers where gdb 13 looks for them, as Intel's do.
+///
+/// On others that gdb, and so its gcore, takes bytes of one register for another's; ours moves them.
+fn has_intels_layout() -> bool {
+    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("GenuineIntel"))
+}
+
+/// Whether a line shows a register that only AVX-512 has, or a part of one.
+fn is_avx512(line: &str) -> bool {
+    let name = line.split_whitespace().next().unwrap_or_default();
+    let number = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.parse::<u32>().ok());
+    number("zmm").is_some()
+        || number("k").is_some()
+        || [number("xmm"), number("ymm")].into_iter().flatten().any(|number| number > 15)
 }
 
 /// Backtraces and the general registers of every thread.

@@ -1,6 +1,6 @@
 //! The note by which an image of ours says where it came from: an ELF note ahead of the data.
 //!
-//! Owner `MEMFETCH`, type 1; the descriptor is [`Origin`] as JSON, padded with spaces to a multiple of four,
+//! Owner `MEMFETCH`, type `0x464d454d` (`MEMF`); the descriptor is [`Origin`] as JSON, padded with spaces to a multiple of four,
 //! so that `strings` and `jq` read it where nothing else is at hand. Unknown fields are skipped.
 
 use crate::error::FormatError;
@@ -9,8 +9,9 @@ use crate::image::record::Origin;
 /// The owner of the note, without the NUL that ends it in the file.
 pub const OWNER: &[u8] = b"MEMFETCH";
 
-/// Its type: the descriptor is an [`Origin`].
-pub const TYPE_ORIGIN: u32 = 1;
+/// Its type, `MEMF`: the descriptor is an [`Origin`]. None of the small numbers, since eu-readelf takes those for the
+/// kernel's notes whoever owns them.
+pub const TYPE_ORIGIN: u32 = 0x464d_454d;
 
 /// The descriptor for this origin. Its length is a multiple of four.
 #[must_use]
