@@ -1,6 +1,7 @@
 //! [`Swap`]: swap space for the length of a test.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -21,7 +22,10 @@ impl Swap {
         let swap = Self { folder };
         let file = swap.file();
         // A swap file may have no holes.
-        std::fs::write(&file, vec![0; mebibytes << 20]).ok()?;
+        let mut out = std::fs::File::create(&file).ok()?;
+        for _ in 0..mebibytes {
+            out.write_all(&[0; 1 << 20]).ok()?;
+        }
         let is_on = run("chmod", &["600".as_ref(), file.as_os_str()])
             && run("mkswap", &[file.as_os_str()])
             && run("swapon", &[file.as_os_str()]);

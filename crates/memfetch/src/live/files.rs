@@ -2,7 +2,7 @@
 //! through the target's page table.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -169,15 +169,33 @@ const PAGE: u64 = 4096;
 
 /// The objects behind a target's mappings, opened when they are first needed and kept, up to a bound.
 ///
-/// While one is held its inode number cannot pass to another file, so that device and inode name it.
+/// While one is held its inode number cannot pass to another file.
 #[derive(Debug, Default)]
 pub struct BackingFiles {
     known: Mutex<VecDeque<Known>>,
 }
 
+/// What names an object. Device and inode alone do not: the number of a System V segment is shown as its inode,
+/// on the device that memfd and shared anonymous memory have as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key {
+    device: Device,
+    inode: u64,
+    kind: FileKind,
+    /// The name of what is no file of a file system.
+    name: Option<OsString>,
+}
+
+impl Key {
+    fn of(file: &FileBacking) -> Self {
+        let name = (file.kind != FileKind::Regular).then(|| file.path.clone());
+        Self { device: file.device, inode: file.inode, kind: file.kind, name }
+    }
+}
+
 #[derive(Debug)]
 struct Known {
-    key: (Device, u64),
+    key: Key,
     file: Option<Arc<BackingFile>>,
     since: Instant,
 }
@@ -185,7 +203,7 @@ struct Known {
 impl BackingFiles {
     /// The object behind the mapping that lies at `span`, or nothing where it cannot be found from here.
     pub fn of(&self, identity: &Identity, span: Span, file: &FileBacking) -> Option<Arc<BackingFile>> {
-        let key = (file.device, file.inode);
+        let key = Key::of(file);
         let found = {
             let mut known = self.known();
             known.retain(|entry| entry.file.is_some() || entry.since.elapsed() < FORGET_MISSING);
@@ -223,11 +241,12 @@ fn by_mapping(identity: &Identity, span: Span, file: &FileBacking) -> Option<Own
     let stat = rustix::fs::fstat(&place).ok()?;
     // The mapping may have been replaced since the map was read. On some file systems the map and stat(2) tell
     // different numbers; the name is the same then.
-    let is_same = stat.st_ino == file.inode || {
-        let name = rustix::fs::readlinkat(identity.directory(), &link, Vec::new()).ok()?;
+    let is_named = || {
+        let name = rustix::fs::readlinkat(identity.directory(), &link, Vec::new()).unwrap_or_default();
         let name = name.to_bytes();
         name.strip_suffix(b" (deleted)").unwrap_or(name) == file.path.as_bytes()
     };
+    let is_same = stat.st_ino == file.inode || tells_two_devices(&place) && is_named();
     is_same.then_some(place)
 }
 
@@ -241,7 +260,13 @@ fn by_descriptor(identity: &Identity, file: &FileBacking) -> Option<OwnedFd> {
         let name = entry.ok()?.file_name().to_owned();
         let is_same =
             rustix::fs::statat(&folder, &name, AtFlags::empty()).is_ok_and(|stat| is_file(&stat, file));
+        // Inode numbers of memory objects are not unique for ever; their names are compared as well.
+        let is_named = || {
+            let link = rustix::fs::readlinkat(&folder, &name, Vec::new()).unwrap_or_default();
+            link.to_bytes().strip_suffix(b" (deleted)") == Some(file.path.as_bytes())
+        };
         if is_same
+            && (file.kind == FileKind::Regular || is_named())
             && let Ok(place) = rustix::fs::openat(&folder, &name, PLACE, Mode::empty())
             && rustix::fs::fstat(&place).is_ok_and(|stat| is_file(&stat, file))
         {

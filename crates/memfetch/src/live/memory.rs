@@ -1,5 +1,6 @@
 //! [`Memory`] for a process: the calls of [`super::target`] and [`super::reader`] within the time limit.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::process::Process;
@@ -11,6 +12,9 @@ use crate::region::RegionMap;
 
 /// One job for a worker is at most so long: the buffer that it fills is its own, and copied from afterwards.
 const CHUNK: usize = 512 << 10;
+
+/// So many buffers are kept for further reads.
+const MAX_BUFFERS: usize = 16;
 
 /// The states come from the page table, without touching a page; shared memory that the process has not entered
 /// there is looked for in the object behind it. An absent page of private anonymous memory counts as zero, as in
@@ -82,21 +86,28 @@ impl Process {
 
     /// The worker fills a buffer of its own: one that is given up on may write to it at any later time.
     fn read_on_worker(&self, limit: Duration, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
-        let mut bytes = vec![0; buf.len()];
+        let buffers = || self.target().buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = buf.len();
+        let mut bytes = buffers().pop().unwrap_or_else(|| vec![0; CHUNK]);
         let read = self.run_within(limit, "read the memory", move |target| {
-            let read = target.read(at, &mut bytes)?;
-            bytes.truncate(read);
-            Ok::<_, ReadError>(bytes)
+            let read = target.read(at, bytes.get_mut(..len).unwrap_or_default());
+            (bytes, read)
         });
-        let bytes = match read {
-            Ok(result) => result?,
+        let (bytes, read) = match read {
+            Ok(result) => result,
             Err(Error::TimedOut { .. }) => return Err(ReadError::fault(at, Cause::TimedOut)),
             Err(error) => return Err(error.into()),
         };
-        if let Some(into) = buf.get_mut(..bytes.len()) {
-            into.copy_from_slice(&bytes);
+        if let Ok(read) = &read
+            && let Some((into, from)) = buf.get_mut(..*read).zip(bytes.get(..*read))
+        {
+            into.copy_from_slice(from);
         }
-        Ok(bytes.len())
+        let mut kept = buffers();
+        if kept.len() < MAX_BUFFERS {
+            kept.push(bytes);
+        }
+        read
     }
 }
 

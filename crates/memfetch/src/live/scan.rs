@@ -41,8 +41,10 @@ pub mod method {
     pub const WORDS: u8 = 2;
 }
 
-/// One scan holds the target's mmap_lock for as long as it takes, 3 ms per GiB that is resident: so much at once.
-const PIECE: u64 = 256 << 20;
+/// One scan holds the target's mmap_lock for as long as it takes: so many pages at once (a millisecond or two), or
+/// so much of an empty space.
+const MAX_PAGES: u64 = 16 << 10;
+const PIECE: u64 = 64 << 30;
 
 /// Calls `each` for the populated pages of `span`, ascending and without overlap, in runs of one sort.
 pub fn populated(target: &Target, span: Span, mut each: impl FnMut(Span, Populated)) -> io::Result<()> {
@@ -69,6 +71,7 @@ fn by_scan(target: &Target, piece: Span, each: &mut impl FnMut(Span, Populated))
             end: rest.end().get(),
             any_of: category::PRESENT | category::SWAPPED,
             report: category::PRESENT | category::SWAPPED | category::FILE | category::PFNZERO | guard,
+            max_pages: MAX_PAGES,
             ..Scan::default()
         };
         let count = match pagemap::scan(target.pagemap(), &what, &mut found) {
@@ -98,7 +101,8 @@ fn by_scan(target: &Target, piece: Span, each: &mut impl FnMut(Span, Populated))
             each(span, sort(range.categories));
         }
         // Going by the end of the walk instead would report ranges twice: it is stale after 512 of them.
-        if count < found.len() {
+        let pages: u64 = filled.iter().map(|range| range.end.saturating_sub(range.start) / PAGE).sum();
+        if count == 0 || count < found.len() && pages < MAX_PAGES {
             break;
         }
     }

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use memfetch_sys::{pagemap, process};
@@ -24,6 +24,8 @@ pub struct Target {
     pub platform: Platform,
     pub files: BackingFiles,
     pub workers: Workers,
+    /// Buffers that workers filled, to be used again: new ones would be paged in each time.
+    pub buffers: Mutex<Vec<Vec<u8>>>,
     /// How page states are asked for: see [`super::scan`].
     pub scan_method: AtomicU8,
     /// process_vm_readv(2) is missing, or refused, or would go to the wrong address space.
@@ -55,6 +57,7 @@ impl Target {
             platform,
             files: BackingFiles::default(),
             workers: Workers::default(),
+            buffers: Mutex::default(),
             scan_method: AtomicU8::new(0),
             no_vm_readv: AtomicBool::new(!by_number),
             pagemap,

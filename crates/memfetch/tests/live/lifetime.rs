@@ -140,3 +140,58 @@ fn a_target_that_maps_and_unmaps_goes_on() {
     let after: u64 = target.ask("count").parse().unwrap();
     assert!(after > before + 100, "{before} {after}");
 }
+
+#[test]
+fn an_exec_in_the_middle_of_reading() {
+    let mut target = Target::spawn("exec", &[]);
+    let process = Process::open(target.pid()).unwrap();
+    let at = Address::new(target.number("start"));
+    let reader = std::thread::spawn(move || {
+        let page = Span::from_len(at, 4096).unwrap();
+        let mut bytes = vec![0; 4096];
+        loop {
+            match process.read_at(at, &mut bytes) {
+                Ok(read) => assert_same(&bytes[..read], &addresses(page)[..read]),
+                Err(error) => return error,
+            }
+        }
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(target.ask("exec").starts_with("start="));
+    let error = reader.join().unwrap();
+    assert!(matches!(error, ReadError::Source(Error::Replaced { .. })), "{error:?}");
+}
+
+#[test]
+fn a_number_that_passes_to_another_process() {
+    // The kernel gives out the number behind this one next, unless another program is quicker.
+    let last = std::path::Path::new("/proc/sys/kernel/ns_last_pid");
+    if !needs("root, to choose a process number", is_root() && last.exists()) {
+        return;
+    }
+    for _ in 0..50 {
+        let first = Target::spawn("private", &["1"]);
+        let (pid, span) = (first.pid(), span_of(&first));
+        let process = Process::open(pid).unwrap();
+        process.read_at(span.start(), &mut [0; 8]).unwrap();
+        drop(first);
+        if std::fs::write(last, (pid - 1).to_string()).is_err() {
+            break;
+        }
+        let second = Target::spawn("private", &["1"]);
+        if second.pid() != pid {
+            continue;
+        }
+        assert!(matches!(process.check(), Err(Error::Ended { .. })));
+        assert!(matches!(process.regions(), Err(Error::Ended { .. })));
+        let at = Address::new(second.number("start"));
+        for process in [process.clone(), process.with_time_limit(None)] {
+            let read = process.read_at(at, &mut [0; 65536]);
+            assert!(matches!(read, Err(ReadError::Source(Error::Ended { .. }))), "{read:?}");
+        }
+        assert!(process.facts().is_err() && process.read_proc("cmdline").is_err());
+        Process::open(pid).unwrap().read_at(at, &mut [0; 8]).unwrap();
+        return;
+    }
+    needs("a quieter machine: no number could be had twice", false);
+}
