@@ -1,7 +1,7 @@
 //! waitid(2) for tracees of the calling thread, without blocking.
 //!
-//! Only tracees and children of the calling *thread* are looked at (`__WNOTHREAD`), of whatever kind
-//! (`__WALL`).
+//! Only tracees and children of the calling *thread* are looked at (`__WNOTHREAD`) where nothing else is said,
+//! of whatever kind (`__WALL`).
 
 use std::io;
 
@@ -95,8 +95,21 @@ pub fn reap(tid: i32) -> io::Result<Status> {
     wait(libc::P_PID, tid.cast_unsigned(), libc::WEXITED).map(|(_, status)| status)
 }
 
+/// As [`reap`], also for a tracee of another thread of this process.
+///
+/// # Errors
+///
+/// `ECHILD`: it is no tracee of this process, or no longer.
+pub fn reap_for_process(tid: i32) -> io::Result<Status> {
+    wait_for(libc::P_PID, tid.cast_unsigned(), libc::WEXITED).map(|(_, status)| status)
+}
+
 fn wait(kind: libc::idtype_t, id: u32, options: i32) -> io::Result<(i32, Status)> {
-    let options = options | libc::WNOHANG | libc::__WALL | libc::__WNOTHREAD;
+    wait_for(kind, id, options | libc::__WNOTHREAD)
+}
+
+fn wait_for(kind: libc::idtype_t, id: u32, options: i32) -> io::Result<(i32, Status)> {
+    let options = options | libc::WNOHANG | libc::__WALL;
     // SAFETY: a siginfo_t is plain data, for which zeros are valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes one siginfo_t to `info`, which outlives the call.
