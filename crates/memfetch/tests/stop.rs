@@ -234,8 +234,10 @@ fn exec_does_not_wait_for_us() {
         match freeze(target.pid(), &FreezeOptions::default()) {
             Ok(frozen) => {
                 std::thread::sleep(Duration::from_micros(round % 5 * 300));
-                assert!(states(target.pid()).iter().all(|state| "tZX".contains(*state)));
-                assert!(!frozen.resume().ended);
+                let states = states(target.pid());
+                let report = frozen.resume();
+                assert!(states.iter().all(|state| "tZX".contains(*state)), "{states:?} {report:?}");
+                assert!(!report.ended, "{report:?}");
             }
             // All threads that were listed died before they could be seized.
             Err(StopError::NoThreads) => {}

@@ -58,7 +58,7 @@ use crate::error::StopError;
 use crate::threads::{Pid, Thread, Tid};
 
 /// How often a held target is looked after.
-const TENDING: Duration = Duration::from_millis(5);
+const TENDING: Duration = Duration::from_millis(20);
 
 /// How to stop.
 #[derive(Clone, Debug)]
@@ -265,7 +265,7 @@ impl Tracing {
 /// been noticed. The tracing thread may be asleep on that lock; any thread of its process can notice them.
 fn reap_in_its_place(seized: &Seized) {
     for tid in seized.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        let _ = wait::reap_for_process(*tid);
+        let _ = wait::reap(*tid);
     }
 }
 

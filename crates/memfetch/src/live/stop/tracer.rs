@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use std::thread::{sleep, yield_now};
 use std::time::{Duration, Instant};
 
-use memfetch_sys::{ptrace, wait};
+use memfetch_sys::ptrace;
 
 use super::states::Running;
 use super::tasks::{self, Task};
@@ -297,9 +297,9 @@ impl Tracer {
                 continue;
             }
             quiet_looks += 1;
-            self.reap();
             if now.duration_since(asked) >= PATIENCE {
                 asked = now;
+                self.reap();
                 for tracee in self.tracees.iter_mut().filter(|tracee| tracee.is_awaited()) {
                     tracee.ask_why_it_runs();
                 }
@@ -317,9 +317,6 @@ impl Tracer {
     /// Takes note of the dead, also among those that were held: a thread that waits for the whole process to
     /// end (in exec or exit) waits for its tracer to do so.
     fn reap(&mut self) {
-        if !matches!(wait::any_exited(), Ok(Some(_))) {
-            return;
-        }
         for tracee in &mut self.tracees {
             tracee.look_for_death();
         }
