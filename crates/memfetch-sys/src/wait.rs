@@ -1,7 +1,6 @@
 //! waitid(2) for tracees of the calling thread, without blocking.
 //!
-//! Only tracees and children of the calling *thread* are looked at (`__WNOTHREAD`), of whatever kind
-//! (`__WALL`).
+//! Tracees and children of whatever kind are looked at (`__WALL`).
 
 use std::io;
 
@@ -67,45 +66,37 @@ impl Status {
 ///
 /// `ECHILD`: it is no tracee of this thread, or no longer.
 pub fn look(tid: i32) -> io::Result<Status> {
-    let options = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
-    wait(libc::P_PID, tid.cast_unsigned(), options).map(|(_, status)| status)
+    wait(tid, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | libc::__WNOTHREAD)
 }
 
-/// The number of a tracee that has exited, which stays as it is; none where none has.
+/// Takes note of a tracee's exit, after which it is gone; any other status is returned and left as it is.
 ///
-/// The first thread of a process counts only once all its other threads are gone.
+/// Also of a tracee of another thread of this process. For the first thread of a process that is a child of this
+/// process it takes the exit status away from whoever else waits for it.
 ///
 /// # Errors
 ///
-/// `ECHILD`: this thread has no tracees.
-pub fn any_exited() -> io::Result<Option<i32>> {
-    let (tid, status) = wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
-    Ok((status != Status::Nothing).then_some(tid))
-}
-
-/// Takes note of a tracee's exit, after which it is gone.
-///
-/// For the first thread of a process that is a child of this process it takes the exit status away from
-/// whoever else waits for it.
-///
-/// # Errors
-///
-/// `ECHILD`: it is no tracee of this thread, or no longer.
+/// `ECHILD`: it is no tracee of this process, or no longer.
 pub fn reap(tid: i32) -> io::Result<Status> {
-    wait(libc::P_PID, tid.cast_unsigned(), libc::WEXITED).map(|(_, status)| status)
+    // Asked for exits alone the kernel shows, and consumes, the stops of tracees as well.
+    let status = wait(tid, libc::WEXITED | libc::WNOWAIT)?;
+    match status {
+        Status::Exited { .. } | Status::Killed { .. } => wait(tid, libc::WEXITED),
+        Status::Nothing | Status::Stopped(_) => Ok(status),
+    }
 }
 
-fn wait(kind: libc::idtype_t, id: u32, options: i32) -> io::Result<(i32, Status)> {
-    let options = options | libc::WNOHANG | libc::__WALL | libc::__WNOTHREAD;
+fn wait(tid: i32, options: i32) -> io::Result<Status> {
+    let options = options | libc::WNOHANG | libc::__WALL;
     // SAFETY: a siginfo_t is plain data, for which zeros are valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes one siginfo_t to `info`, which outlives the call.
-    if unsafe { libc::waitid(kind, id, &raw mut info, options) } == -1 {
+    if unsafe { libc::waitid(libc::P_PID, tid.cast_unsigned(), &raw mut info, options) } == -1 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: waitid fills in the fields of a SIGCHLD, or with WNOHANG and nothing to report leaves zeros.
     let (tid, status) = unsafe { (info.si_pid(), info.si_status()) };
-    Ok(if tid == 0 { (0, Status::Nothing) } else { (tid, Status::decode(info.si_code, status)) })
+    Ok(if tid == 0 { Status::Nothing } else { Status::decode(info.si_code, status) })
 }
 
 #[cfg(test)]

@@ -223,6 +223,34 @@ fn a_stop_that_comes_while_it_is_frozen_holds_afterwards() {
     }
 }
 
+/// A thread in exec waits until all others are dead *and* their tracer has taken note of it.
+#[test]
+fn exec_does_not_wait_for_us() {
+    watchdog();
+    let mut target = Target::spawn("exec-loop", &[]);
+    let mut longest = Duration::ZERO;
+    for round in 0..200 {
+        let began = Instant::now();
+        match freeze(target.pid(), &FreezeOptions::default()) {
+            Ok(frozen) => {
+                std::thread::sleep(Duration::from_micros(round % 5 * 300));
+                let states = states(target.pid());
+                let report = frozen.resume();
+                assert!(states.iter().all(|state| "tZX".contains(*state)), "{states:?} {report:?}");
+                assert!(!report.ended, "{report:?}");
+            }
+            // All threads that were listed died before they could be seized.
+            Err(StopError::NoThreads) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+        longest = longest.max(began.elapsed());
+        std::thread::sleep(Duration::from_micros(round % 7 * 500));
+    }
+    eprintln!("stops of a process that calls exec: the longest took {longest:?}");
+    assert!(longest < Duration::from_millis(900), "{longest:?}");
+    assert!(target.is_alive());
+}
+
 #[test]
 fn a_process_that_is_killed_while_it_is_frozen_dies() {
     watchdog();

@@ -14,7 +14,7 @@ pub fn watchdog() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_secs(120));
+            std::thread::sleep(Duration::from_secs(60));
             eprintln!("the tests hang");
             std::process::exit(101);
         });

@@ -1,5 +1,6 @@
 //! Roles that are about who runs in a process: how many, since when, and who else has its memory.
 
+use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::blocked::{Call, returns, settle, start, system};
@@ -14,6 +15,7 @@ pub const ROLES: &[Role] = &[
     ("vfork-parent", vfork_parent),
     ("zombie-leader", zombie_leader),
     ("sharer", sharer),
+    ("exec-loop", exec_loop),
 ];
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -126,6 +128,26 @@ fn sharer(_: &[String]) {
     fact("sharer", clone_sharing_memory(child, start, 0));
     std::thread::spawn(move || count_for_ever(counter(start, 0)));
     serve(unknown);
+}
+
+/// `exec-loop`: a process of four threads, one of which makes it a new one by exec every few milliseconds.
+fn exec_loop(arguments: &[String]) {
+    for _ in 0..2 {
+        std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(3600)));
+    }
+    std::thread::spawn(|| {
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        let program = std::env::current_exe().expect("it has a path");
+        let error = std::process::Command::new(program).args(["exec-loop", "again"]).exec();
+        panic!("exec: {error}");
+    });
+    if arguments.is_empty() {
+        serve(unknown);
+    }
+    // Its first self has told that it is ready, and nobody will ask this one anything.
+    let mut byte = [0];
+    let _ = std::io::Read::read(&mut std::io::stdin(), &mut byte);
+    std::process::exit(0);
 }
 
 /// Starts a process with the memory of this one, and a stack of its own.

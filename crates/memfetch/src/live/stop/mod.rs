@@ -47,15 +47,18 @@ mod tracee;
 mod tracer;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::Duration;
+
+use memfetch_sys::wait;
 
 use self::tracer::Tracer;
 use crate::error::StopError;
 use crate::threads::{Pid, Thread, Tid};
 
 /// How often a held target is looked after.
-const TENDING: Duration = Duration::from_millis(5);
+const TENDING: Duration = Duration::from_millis(20);
 
 /// How to stop.
 #[derive(Clone, Debug)]
@@ -124,10 +127,27 @@ enum Order {
     Resume,
 }
 
+/// The seized threads that are not the first of their process.
+type Seized = Arc<Mutex<Vec<Tid>>>;
+
+/// How long the tracing thread may be silent before the caller looks whether it is stuck.
+const SILENCE: Duration = Duration::from_millis(10);
+
 /// What the tracing thread tells once all stand.
 type Held = Result<(Vec<Thread>, StopReport), StopError>;
 
 /// Holds all threads of a process, and of those that share its memory.
+///
+/// ```no_run
+/// use memfetch::live::stop::{FreezeOptions, freeze};
+///
+/// let frozen = freeze(1234, &FreezeOptions::default())?;
+/// for thread in frozen.threads() {
+///     println!("{} {:?}", thread.tid, thread.name);
+/// }
+/// println!("paused for {:?}", frozen.resume().pause);
+/// # Ok::<(), memfetch::error::StopError>(())
+/// ```
 ///
 /// # Errors
 ///
@@ -141,9 +161,11 @@ pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
     let (outbox, answers) = channel();
     let (births, born) = channel();
     let options = options.clone();
+    let seized = Seized::default();
+    let for_tracer = Arc::clone(&seized);
     let body = move || {
         let _ = births.send(rustix::thread::gettid().as_raw_nonzero().get());
-        trace(pid, &options, &outbox, &inbox)
+        trace(pid, &options, &for_tracer, &outbox, &inbox)
     };
     // A thread of its own: ptrace belongs to threads, and its end is what lets the target go.
     let thread = Builder::new()
@@ -151,10 +173,16 @@ pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
         .spawn(body)
         .map_err(|source| StopError::Os { action: "starting the tracing thread", source })?;
     let tracing = Tracing { tid: born.recv().unwrap_or_default(), thread };
-    let held = answers.recv().unwrap_or_else(|_| {
-        let source = std::io::Error::other("it ended");
-        Err(StopError::Os { action: "the tracing thread", source })
-    });
+    let held = loop {
+        match answers.recv_timeout(SILENCE) {
+            Ok(held) => break held,
+            Err(RecvTimeoutError::Timeout) => reap_in_its_place(&seized),
+            Err(RecvTimeoutError::Disconnected) => {
+                let source = std::io::Error::other("it ended");
+                break Err(StopError::Os { action: "the tracing thread", source });
+            }
+        }
+    };
     match held {
         Ok((threads, report)) => Ok(Frozen { threads, report, orders, tracer: Some(tracing) }),
         Err(error) => {
@@ -231,9 +259,25 @@ impl Tracing {
     }
 }
 
+/// Takes note of the deaths of seized threads.
+///
+/// A thread that calls exec waits, holding a lock that PTRACE_SEIZE needs, until the deaths of all others have
+/// been noticed. The tracing thread may be asleep on that lock; any thread of its process can notice them.
+fn reap_in_its_place(seized: &Seized) {
+    for tid in seized.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _ = wait::reap(*tid);
+    }
+}
+
 /// The life of the tracing thread.
-fn trace(pid: Pid, options: &FreezeOptions, outbox: &Sender<Held>, inbox: &Receiver<Order>) -> StopReport {
-    let mut tracer = match Tracer::seize(pid, options) {
+fn trace(
+    pid: Pid,
+    options: &FreezeOptions,
+    seized: &Seized,
+    outbox: &Sender<Held>,
+    inbox: &Receiver<Order>,
+) -> StopReport {
+    let mut tracer = match Tracer::seize(pid, options, Arc::clone(seized)) {
         Ok(tracer) => tracer,
         Err(error) => {
             let _ = outbox.send(Err(error));

@@ -38,6 +38,11 @@ impl Running {
         Ok(Self(task))
     }
 
+    /// Takes a thread for ours that is traced by the calling thread already.
+    pub fn adopt(task: Task) -> Self {
+        Self(task)
+    }
+
     /// Has it stop soon. Where it has died, the next look says so.
     pub fn interrupt(&self) {
         let _ = ptrace::interrupt(self.0.tid);

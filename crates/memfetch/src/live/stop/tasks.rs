@@ -124,6 +124,11 @@ pub(super) fn newest_task() -> Option<String> {
     Some(fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().last()?.to_owned())
 }
 
+/// Whether a thread is traced by this one.
+pub(super) fn is_traced_by(task: Task, tracer: Tid) -> bool {
+    task.status().is_ok_and(|status| status.get("TracerPid").and_then(|by| by.parse().ok()) == Some(tracer))
+}
+
 /// Another tracer that holds this thread, with its name.
 pub(super) fn tracer_of(task: Task) -> Option<(Pid, String)> {
     let by: Pid = task.status().ok()?.get("TracerPid")?.parse().ok().filter(|by| *by > 0)?;

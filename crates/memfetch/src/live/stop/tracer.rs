@@ -5,15 +5,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
+use std::sync::PoisonError;
 use std::thread::{sleep, yield_now};
 use std::time::{Duration, Instant};
 
-use memfetch_sys::{ptrace, wait};
+use memfetch_sys::ptrace;
 
 use super::states::Running;
 use super::tasks::{self, Task};
 use super::tracee::{Facts, Phase, Tracee};
-use super::{FreezeOptions, StopReport};
+use super::{FreezeOptions, Seized, StopReport};
 use crate::error::StopError;
 use crate::threads::{Pid, Thread, Tid};
 
@@ -32,6 +33,7 @@ pub(super) struct Tracer {
     strangers: HashSet<Pid>,
     newest: Option<String>,
     tracees: Vec<Tracee>,
+    seized: Seized,
     deadline: Duration,
     registers: bool,
     began: Option<Instant>,
@@ -40,13 +42,14 @@ pub(super) struct Tracer {
 
 impl Tracer {
     /// Seizes all threads; they run on.
-    pub fn seize(target: Pid, options: &FreezeOptions) -> Result<Self, StopError> {
+    pub fn seize(target: Pid, options: &FreezeOptions, seized: Seized) -> Result<Self, StopError> {
         let mut tracer = Self {
             target,
             processes: vec![target],
             strangers: HashSet::new(),
             newest: None,
             tracees: Vec::new(),
+            seized,
             deadline: options.deadline,
             registers: options.registers,
             began: None,
@@ -219,6 +222,9 @@ impl Tracer {
                             None if self.registers && *process == self.target => Facts::of(task),
                             None => Facts::default(),
                         };
+                        if !task.is_first() {
+                            self.seized.lock().unwrap_or_else(PoisonError::into_inner).push(tid);
+                        }
                         self.tracees.push(Tracee::new(task, running, facts));
                         enlisted += 1;
                     }
@@ -291,9 +297,9 @@ impl Tracer {
                 continue;
             }
             quiet_looks += 1;
-            self.reap();
             if now.duration_since(asked) >= PATIENCE {
                 asked = now;
+                self.reap();
                 for tracee in self.tracees.iter_mut().filter(|tracee| tracee.is_awaited()) {
                     tracee.ask_why_it_runs();
                 }
@@ -311,9 +317,6 @@ impl Tracer {
     /// Takes note of the dead, also among those that were held: a thread that waits for the whole process to
     /// end (in exec or exit) waits for its tracer to do so.
     fn reap(&mut self) {
-        if !matches!(wait::any_exited(), Ok(Some(_))) {
-            return;
-        }
         for tracee in &mut self.tracees {
             tracee.look_for_death();
         }
@@ -332,6 +335,10 @@ fn seize(task: Task) -> Result<Option<Running>, StopError> {
         Some(NO_SUCH_THREAD) => Ok(None),
         // The kernel says the same of a dead thread.
         Some(NOT_PERMITTED) if is_dead(task) => Ok(None),
+        // By exec a thread of ours took the number of the first one, which has died.
+        Some(NOT_PERMITTED) if tasks::is_traced_by(task, rustix::thread::gettid().as_raw_nonzero().get()) => {
+            Ok(Some(Running::adopt(task)))
+        }
         Some(NOT_PERMITTED) => Err(match tasks::tracer_of(task) {
             Some((by, name)) => StopError::Traced { by, name },
             None => StopError::Refused(error),
