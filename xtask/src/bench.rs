@@ -178,7 +178,7 @@ fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!(
         "Linux {}, {cores} cores ({}), {gibibytes:.0} GiB of RAM.",
-        read("/proc/sys/kernel/osrelease").trim(),
+        read("/proc/sys/kernel/osrelease").split('-').next().unwrap_or_default().trim(),
         field(&read("/proc/cpuinfo"), "model name")
     )
 }

@@ -62,10 +62,22 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Take a snapshot of a process
+    ///
+    /// It is an ELF core that gdb, lldb, elfutils and drgn open. It has its final name only when it is whole and on
+    /// stable storage. Pages that were never touched are holes in it. A page that was wanted and could not be read
+    /// is a gap: it is listed in the core and in the summary, and makes the exit code 3.
     Snap(SnapArgs),
     /// List the mappings of a process or an image, and the states of their pages
+    ///
+    /// The page states are known without touching a page. RESIDENT (RES in a narrow terminal) is in RAM; it is
+    /// DIRTY + SHARED. DIRTY are pages of private mappings with bytes of their own. SHARED are pages of shared
+    /// mappings, and pages that are identical to the file behind them. SWAPPED is in swap.
     Maps(MapsArgs),
     /// Tell whether an image is whole and unaltered
+    ///
+    /// A core of memfetch ends with digests of all that was written, so that a change of any byte is found and told
+    /// by its place. A core of another program has none: only its length can be checked, and the exit code is 2
+    /// because the question could not be answered.
     Verify(VerifyArgs),
 }
 
@@ -83,13 +95,7 @@ pub struct SelectionArgs {
 
 /// `memfetch snap`.
 #[derive(Debug, ClapArgs)]
-#[command(
-    about = "Take a snapshot of a process",
-    long_about = "Take a snapshot of a process: an ELF core that gdb, lldb, elfutils and drgn open.\n\n\
-        The core has its final name only when it is whole and on stable storage. Pages that were never touched \
-        are holes in it. A page that was wanted and could not be read is a gap: it is listed in the core, in \
-        the summary, and makes the exit code 3.",
-    after_long_help = "\
+#[command(after_long_help = "\
 Examples:
   memfetch snap 1234
       NAME.1234.core in this directory.
@@ -103,8 +109,7 @@ Examples:
       Only these mappings; the others stand in the core as not saved.
   memfetch snap 1234 -o - | zstd > core.zst
       Through a pipe.
-  memfetch snap 1234 --json | jq '.outcome.gaps'"
-)]
+  memfetch snap 1234 --json | jq '.outcome.gaps'")]
 pub struct SnapArgs {
     /// The process: its number, its name, or `self`
     #[arg(required = true, value_name = "SOURCE")]
@@ -152,21 +157,14 @@ pub struct SnapArgs {
 
 /// `memfetch maps`.
 #[derive(Debug, ClapArgs)]
-#[command(
-    about = "List the mappings of a process or an image, and the states of their pages",
-    long_about = "List the mappings of a process or an image, and the states of their pages.\n\n\
-        The page states are known without touching a page. RESIDENT is in RAM; it is DIRTY + SHARED. DIRTY are \
-        pages of private mappings with bytes of their own. SHARED are pages of shared mappings, and pages that \
-        are identical to the file behind them. SWAPPED is in swap.",
-    after_long_help = "\
+#[command(after_long_help = "\
 Examples:
   memfetch maps 1234
   memfetch maps redis-server --only anon
   memfetch maps self --skip file
   memfetch maps ./redis-server.1234.core
   memfetch maps 1234 --only 0x7ffd1000         the mapping that holds this address
-  memfetch maps 1234 --json | jq 'map(.pages.swapped) | add'"
-)]
+  memfetch maps 1234 --json | jq 'map(.pages.swapped) | add'")]
 pub struct MapsArgs {
     /// A process (number, name, or `self`) or an ELF core
     #[arg(value_name = "SOURCE", value_hint = ValueHint::FilePath)]
@@ -181,13 +179,7 @@ pub struct MapsArgs {
 
 /// `memfetch verify`.
 #[derive(Debug, ClapArgs)]
-#[command(
-    about = "Tell whether an image is whole and unaltered",
-    long_about = "Tell whether an image is whole and unaltered.\n\n\
-        A core of memfetch ends with digests of all that was written, so that a change of any byte is found and \
-        told by its place. A core of another program has none: only its length can be checked, and the exit \
-        code is 2 because the question could not be answered.",
-    after_long_help = "\
+#[command(after_long_help = "\
 Examples:
   memfetch verify redis-server.1234.core
   memfetch verify --json *.core | jq -r 'select(.verdict != \"whole\") | .path'
@@ -195,8 +187,7 @@ Examples:
 Exit codes:
   0  all are whole
   1  one at least is altered or incomplete
-  2  one at least cannot be read, or is not of memfetch"
-)]
+  2  one at least cannot be read, or is not of memfetch")]
 pub struct VerifyArgs {
     /// The images
     #[arg(required = true, value_name = "IMAGE", value_hint = ValueHint::FilePath)]
@@ -334,5 +325,13 @@ mod tests {
         let words = ["memfetch", "maps", "7", "--only", "0xzz"].map(OsString::from);
         let error = Args::try_parse_from(words).unwrap_err().to_string();
         assert!(error.contains("addresses are hexadecimal"), "{error}");
+    }
+
+    #[test]
+    fn the_long_help_teaches() {
+        for command in Args::command().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:") && help.contains(".\n\nUsage:"), "{help}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use memfetch::{Backing, Cause, Memory, PageRuns, PageState, Permissions, Region, Span};
+use memfetch::{Backing, Cause, Memory, PageRun, PageState, Permissions, Region, Span};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -26,7 +26,7 @@ struct PageSums {
 }
 
 impl PageSums {
-    fn of(runs: &PageRuns) -> Self {
+    fn of(runs: impl IntoIterator<Item = PageRun>) -> Self {
         let mut sums = Self::default();
         for run in runs {
             let sum = match run.state {
@@ -77,6 +77,32 @@ impl Figures {
     }
 }
 
+/// More mappings than this are asked for together.
+const FEW: usize = 16;
+/// How many are asked for at a time: a live source reads its whole map for each question, and the answers for a
+/// whole process may be many.
+const TOGETHER: usize = 4096;
+
+/// Tells `row` each region and the states of its pages.
+fn with_pages(
+    memory: &dyn Memory,
+    regions: &[&Region],
+    mut row: impl FnMut(&Region, PageSums) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let together = if regions.len() <= FEW { 1 } else { TOGETHER };
+    for group in regions.chunks(together) {
+        let ends = group.first().zip(group.last());
+        let Some(span) = ends.and_then(|(first, last)| Span::new(first.span.start(), last.span.end())) else {
+            continue;
+        };
+        let runs = memory.pages(span)?;
+        for region in group {
+            row(region, PageSums::of(runs.within(region.span)))?;
+        }
+    }
+    Ok(())
+}
+
 /// A mapping in JSON. Sizes are in bytes.
 #[derive(Debug, Serialize)]
 struct Entry<'a> {
@@ -93,10 +119,10 @@ struct Entry<'a> {
     pages: PageSums,
 }
 
-/// Writes the regions, in the order given.
-pub fn write<'a>(
+/// Writes the regions, which ascend.
+pub fn write(
     memory: &dyn Memory,
-    regions: impl IntoIterator<Item = &'a Region>,
+    regions: &[&Region],
     layout: Layout,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
@@ -106,14 +132,9 @@ pub fn write<'a>(
     }
 }
 
-fn write_json<'a>(
-    memory: &dyn Memory,
-    regions: impl IntoIterator<Item = &'a Region>,
-    out: &mut impl Write,
-) -> Result<(), Failure> {
+fn write_json(memory: &dyn Memory, regions: &[&Region], out: &mut impl Write) -> Result<(), Failure> {
     let mut separator = "[\n";
-    for region in regions {
-        let pages = PageSums::of(&memory.pages(region.span)?);
+    with_pages(memory, regions, |region, pages| {
         let Figures { size, resident, swapped, dirty, shared } = Figures::of(region, &pages);
         let name = region.name();
         let entry = Entry {
@@ -131,7 +152,8 @@ fn write_json<'a>(
         out.write_all(separator.as_bytes())?;
         serde_json::to_writer(&mut *out, &entry).map_err(std::io::Error::from)?;
         separator = ",\n";
-    }
+        Ok(())
+    })?;
     out.write_all(if separator == "[\n" { b"[]\n" } else { b"\n]\n" })?;
     Ok(())
 }
@@ -173,25 +195,20 @@ impl Table {
         }
     }
 
-    fn write<'a>(
-        &self,
-        memory: &dyn Memory,
-        regions: impl IntoIterator<Item = &'a Region>,
-        out: &mut impl Write,
-    ) -> Result<(), Failure> {
+    fn write(&self, memory: &dyn Memory, regions: &[&Region], out: &mut impl Write) -> Result<(), Failure> {
         let titles = self.titles.map(|title| self.cell(title, false));
         self.row(&self.pad_range("ADDRESS"), &titles, "PERM", "NAME", Paint::bold, out)?;
         let mut totals = Figures::default();
         let mut rows = 0;
-        for region in regions {
-            let figures = Figures::of(region, &PageSums::of(&memory.pages(region.span)?));
+        with_pages(memory, regions, |region, pages| {
+            let figures = Figures::of(region, &pages);
             totals.add(&figures);
             rows += 1;
             let range = format!("{:012x}-{:012x}", region.span.start(), region.span.end());
             let name = printable(&region.name());
             let permissions = region.permissions.to_string();
-            self.row(&range, &self.cells(&figures), &permissions, &name, |_, text| text.to_owned(), out)?;
-        }
+            self.row(&range, &self.cells(&figures), &permissions, &name, |_, text| text.to_owned(), out)
+        })?;
         let cells = self.cells(&totals);
         self.row(&self.pad_range("TOTAL"), &cells, "    ", &count(rows, "mapping"), Paint::bold, out)?;
         Ok(())
@@ -235,7 +252,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use memfetch::region::{Device, RegionMap};
-    use memfetch::{Address, Error, Platform, ReadError};
+    use memfetch::{Address, Error, PageRuns, Platform, ReadError};
 
     use super::*;
 
@@ -262,7 +279,7 @@ mod tests {
 
         fn written(&self, layout: Layout) -> String {
             let mut out = Vec::new();
-            write(self, &self.0, layout, &mut out).unwrap();
+            write(self, &self.0.iter().collect::<Vec<_>>(), layout, &mut out).unwrap();
             String::from_utf8(out).unwrap()
         }
     }
@@ -280,8 +297,10 @@ mod tests {
             let states =
                 [PageState::Resident, PageState::Swapped, PageState::Absent, PageState::FileResident];
             let mut runs = PageRuns::new();
-            for (page, state) in span.pieces(4096).zip(states) {
-                runs.push(page, state);
+            for region in self.0.within(span) {
+                for (page, state) in region.span.pieces(4096).zip(states) {
+                    runs.push(page, state);
+                }
             }
             Ok(runs)
         }
@@ -365,7 +384,13 @@ TOTAL                       28K   16K    8K    8K    8K      3 mappings
         let rows: Vec<_> = (0..100_000_u64).map(|n| (n * 0x2000, n * 0x2000 + 0x1000, "rw-p", "")).collect();
         let space = Space::new(&rows);
         let mut lines = Counter(0);
-        write(&space, &space.0, Layout::Table { width: None, paint: Paint::OFF }, &mut lines).unwrap();
+        write(
+            &space,
+            &space.0.iter().collect::<Vec<_>>(),
+            Layout::Table { width: None, paint: Paint::OFF },
+            &mut lines,
+        )
+        .unwrap();
         assert_eq!(lines.0, 100_002);
     }
 }

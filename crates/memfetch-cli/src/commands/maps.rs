@@ -12,9 +12,8 @@ pub fn run(plan: &Maps) -> Result<Ending, Failure> {
     let memory = source::open(&plan.source)?;
     let regions = memory.regions()?;
     let wanted: Vec<_> = regions.iter().filter(|region| plan.selection.wants(region)).collect();
-    let nothing = wanted.is_empty();
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    map_table::write(memory.as_ref(), wanted, plan.layout, &mut out)?;
+    map_table::write(memory.as_ref(), &wanted, plan.layout, &mut out)?;
     out.flush()?;
-    Ok(if nothing { Ending::Different } else { Ending::Done })
+    Ok(if wanted.is_empty() { Ending::Different } else { Ending::Done })
 }
