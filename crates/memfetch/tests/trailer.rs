@@ -89,7 +89,7 @@ fn core() -> Vec<u8> {
     let core = Core::new(shape)
         .note("CORE", 1, &synth::prstatus(shape, 19, 42, &synth::registers(shape, 0x1_0000)))
         .note("CORE", 0x5349_4749, &stopped)
-        .note("MEMFETCH", memfetch::image::note::TYPE_ORIGIN, &json)
+        .note("MEMFETCH", note::TYPE_ORIGIN, &json)
         .load(first)
         .load(Load::new(0x2_0000, 0x2000, 0, Vec::new()));
     let mut file = core.build();

@@ -23,13 +23,7 @@ pub(crate) trait PageSource: Send + Sync + 'static {
         at: Address,
         buf: &mut [u8],
     ) -> Result<usize, ReadError>;
-
-    /// Puts pages back into swap that a read brought in.
-    fn page_out(&self, span: Span) -> Result<(), Error>;
 }
-
-/// A swapped range is read and put back in pieces of this size, so that the target grows by no more.
-const SWAP_BATCH: u64 = 1 << 20;
 
 /// What copying a block came to.
 #[derive(Debug, Default)]
@@ -44,8 +38,6 @@ pub(crate) struct Copied {
     pub file_bytes: u64,
     /// What could not be read.
     pub gaps: Gaps,
-    /// Whether pages that were brought in from swap could not be put back.
-    pub left_in_ram: u64,
 }
 
 /// Everything that the workers of one capture share.
@@ -105,9 +97,6 @@ impl<S: PageSource> Copier<S> {
                         bytes.copy_from_slice(headers);
                     }
                 }
-                Source::Memory { at, state: PageState::Swapped } => {
-                    self.read_swapped(at, bytes, beat, &mut copied)?;
-                }
                 Source::Memory { at, state } => self.read_run(at, state, bytes, beat, &mut copied)?,
             }
         }
@@ -125,25 +114,6 @@ impl<S: PageSource> Copier<S> {
             }
         }
         hasher.finish()
-    }
-
-    fn read_swapped(
-        &self,
-        at: Address,
-        bytes: &mut [u8],
-        beat: &Heartbeat,
-        copied: &mut Copied,
-    ) -> Result<(), Error> {
-        let mut at = at;
-        for piece in bytes.chunks_mut(SWAP_BATCH as usize) {
-            self.read_run(at, PageState::Swapped, piece, beat, copied)?;
-            let span = Span::from_len(at, piece.len() as u64).unwrap_or(Span::empty_at(at));
-            if self.source.page_out(span).is_err() {
-                copied.left_in_ram += span.len();
-            }
-            at = span.end();
-        }
-        Ok(())
     }
 
     fn read_run(

@@ -39,7 +39,6 @@ pub(crate) struct Totals {
     pub digests: Vec<(u64, [u8; 32])>,
     pub read_bytes: u64,
     pub file_bytes: u64,
-    pub left_in_ram: u64,
     pub gaps: Gaps,
 }
 
@@ -187,7 +186,6 @@ impl Totals {
         self.digests.push((copied.index, copied.digest));
         self.read_bytes += copied.read_bytes;
         self.file_bytes += copied.file_bytes;
-        self.left_in_ram += copied.left_in_ram;
         self.gaps.extend(copied.gaps.iter().copied());
     }
 }

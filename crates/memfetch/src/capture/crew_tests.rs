@@ -1,8 +1,8 @@
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 
 use super::super::blocks::{Part, Source};
 use super::*;
-use crate::address::{Address, Span};
+use crate::address::Address;
 use crate::memory::{Cause, PageState, ReadError, Touch};
 use crate::region::{Region, RegionMap};
 
@@ -13,7 +13,6 @@ struct Fake {
     missing: Option<u64>,
     gone: Option<u64>,
     stuck: Option<u64>,
-    paged_out: AtomicU64,
     release: Arc<AtomicBool>,
 }
 
@@ -36,11 +35,6 @@ impl PageSource for Fake {
         let len = (PAGE - at.get() % PAGE).min(buf.len() as u64) as usize;
         buf[..len].fill(page as u8);
         Ok(len)
-    }
-
-    fn page_out(&self, span: Span) -> Result<(), Error> {
-        self.paged_out.fetch_add(span.len(), Ordering::Relaxed);
-        Ok(())
     }
 }
 
@@ -118,14 +112,6 @@ fn a_page_that_cannot_be_read_is_filler_and_a_gap() {
     let gap = totals.gaps.as_slice()[0];
     assert_eq!((gap.span.start().get(), gap.span.len(), gap.cause), (0x20_0000, PAGE, Cause::Vanished));
     assert_eq!(totals.read_bytes, 8 * BLOCK - PAGE);
-}
-
-#[test]
-fn what_came_from_swap_goes_back() {
-    let copier = copier(Fake::default());
-    let result = run(&copier, blocks(PageState::Swapped), rules(2), nothing(), |_| Ok(()));
-    assert!(result.is_ok());
-    assert_eq!(copier.source.paged_out.load(Ordering::Relaxed), 8 * BLOCK);
 }
 
 #[test]

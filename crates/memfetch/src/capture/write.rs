@@ -12,7 +12,7 @@ use super::crew::{self, Failure, Rules, Step, Totals, at_path};
 use super::gather::{Gathered, nanoseconds, now_ns};
 use super::plan::{Filter, Plan, Wishes};
 use super::{Progress, Snapshot, Written, stream_failure};
-use crate::address::{Address, Span};
+use crate::address::Address;
 use crate::error::{Error, OutputError};
 use crate::image::encode::{Layout, notes};
 use crate::image::note;
@@ -42,10 +42,6 @@ impl PageSource for Process {
         buf: &mut [u8],
     ) -> Result<usize, ReadError> {
         Self::fetch(self, region, state, at, buf)
-    }
-
-    fn page_out(&self, span: Span) -> Result<(), Error> {
-        Self::page_out(self, span).map(drop)
     }
 }
 
@@ -310,10 +306,10 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
     gaps.extend(totals.gaps.iter().copied());
     gaps.sort();
     let mut remarks = gathered.remarks.clone();
-    if totals.left_in_ram > 0 {
+    let left_in_ram = gathered.process.left_in_ram();
+    if left_in_ram > 0 {
         remarks.push(format!(
-            "{} bytes that were in swap could not be put back there and stay in RAM",
-            totals.left_in_ram
+            "{left_in_ram} bytes that were in swap stay in RAM: to put them back takes CAP_SYS_NICE"
         ));
     }
     let mut outcome = Outcome {

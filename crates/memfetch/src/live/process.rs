@@ -1,8 +1,8 @@
 //! [`Process`]: the source that callers hold.
 
 use std::ffi::OsStr;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::facts::{self, ProcessFacts};
@@ -10,10 +10,10 @@ use super::find;
 use super::identity::{Identity, libc_errno};
 use super::target::Target;
 use super::worker::{NoResult, Workers};
-use crate::address::{Address, Span};
+use crate::address::Address;
 use crate::error::{Candidate, Error};
-use crate::memory::{PageRuns, PageState, ReadError};
-use crate::region::{Region, RegionMap};
+use crate::memory::{PageState, ReadError};
+use crate::region::Region;
 use crate::threads::{Pid, Tid};
 
 /// How long a call waits for the kernel unless told otherwise.
@@ -208,7 +208,6 @@ impl Process {
 }
 
 /// What a capture needs: the same calls on the calling thread, with no limit but the caller's own.
-#[allow(dead_code, reason = "called by captures")]
 impl Process {
     /// Reads bytes of a region whose page state is known, by the way that harms the target least: see
     /// [`super::reader`]. On the calling thread, without a time limit.
@@ -222,29 +221,9 @@ impl Process {
         self.target.fetch(region, state, at, buf)
     }
 
-    /// Sends pages of private anonymous memory (back) to swap, and returns how many bytes took it.
-    pub(crate) fn page_out(&self, span: Span) -> Result<u64, Error> {
-        self.target.page_out(span)
-    }
-
-    /// The page states of the parts of `regions` in `span`. On the calling thread, without a time limit.
-    pub(crate) fn page_states(&self, regions: &RegionMap, span: Span) -> Result<PageRuns, Error> {
-        self.target.page_states(regions, span)
-    }
-
-    /// The descriptor that stands for it.
-    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.target.identity.pidfd()
-    }
-
-    /// Its open `pagemap`, bound to the address space that was opened.
-    pub(crate) fn pagemap(&self) -> BorrowedFd<'_> {
-        self.target.pagemap()
-    }
-
-    /// Its `/proc/PID` directory.
-    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
-        self.target.identity.directory()
+    /// How many bytes all reads until now brought in from swap and could not send back.
+    pub(crate) fn left_in_ram(&self) -> u64 {
+        self.target.left_in_ram.load(Ordering::Relaxed)
     }
 }
 

@@ -168,8 +168,7 @@ impl Target {
                 Route::Swapped => self.by_descriptor(region, here, piece).inspect(|&read| {
                     let start = here.align_down(PAGE);
                     let end = here.saturating_add(read as u64).align_up(PAGE);
-                    // Allowed with CAP_SYS_NICE only; who lacks it has read them all the same.
-                    let _ = Span::new(start, end).map(|span| self.page_out(span));
+                    self.put_back(start, end.offset_from(start).unwrap_or_default());
                 }),
             };
             match read {
@@ -358,12 +357,13 @@ impl Target {
         ReadError::fault(at, cause)
     }
 
-    /// Sends pages of private anonymous memory to swap, and returns how many bytes took the advice.
-    pub fn page_out(&self, span: Span) -> Result<u64, Error> {
-        let range = (span.start().get(), span.len());
-        process::process_madvise(self.identity.pidfd(), &[range], Advice::PageOut)
-            .map(|done| done as u64)
-            .map_err(|error| self.error("page out the memory", error))
+    /// Sends pages that a read brought in back to swap. That is allowed with CAP_SYS_NICE only (process_madvise(2));
+    /// who lacks it has read them all the same, and the bytes that stay in RAM are counted.
+    fn put_back(&self, start: Address, len: u64) {
+        let range = (start.get(), len);
+        let done = process::process_madvise(self.identity.pidfd(), &[range], Advice::PageOut);
+        let done = done.map_or(0, |done| done as u64);
+        self.left_in_ram.fetch_add(len.saturating_sub(done), Ordering::Relaxed);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub struct Target {
     pub scan_method: AtomicU8,
     /// process_vm_readv(2) is missing, or refused, or would go to the wrong address space.
     pub no_vm_readv: AtomicBool,
+    /// Bytes that reads brought in from swap and could not send back.
+    pub left_in_ram: AtomicU64,
     pagemap: OwnedFd,
     mem: OnceLock<OwnedFd>,
 }
@@ -60,6 +62,7 @@ impl Target {
             buffers: Mutex::default(),
             scan_method: AtomicU8::new(0),
             no_vm_readv: AtomicBool::new(!by_number),
+            left_in_ram: AtomicU64::new(0),
             pagemap,
             mem: OnceLock::new(),
         })
