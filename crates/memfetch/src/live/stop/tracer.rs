@@ -87,10 +87,17 @@ impl Tracer {
             if self.newest != tasks::newest_task() {
                 self.find_sharers()?;
             }
+            // A thread that was not seized may have killed those that stand, by exec, and have taken the number of
+            // one of them.
+            self.reap();
             let before = self.tracees.len();
             let newborn = self.enlist(&mut HashMap::new())?;
-            if (newborn == 0 && self.listing_was_whole()) || Instant::now() >= until {
+            let are_standing = newborn == 0 && !self.tracees.iter().any(Tracee::is_awaited);
+            if (are_standing && self.listing_was_whole()) || Instant::now() >= until {
                 break;
+            }
+            for tracee in self.tracees.iter().take(before).filter(|tracee| tracee.is_awaited()) {
+                tracee.interrupt();
             }
             self.interrupt_from(before);
             self.wait_for_stops(until);
@@ -325,6 +332,17 @@ impl Tracer {
 
 /// Seizes a thread; none where it is dead or dying.
 fn seize(task: Task) -> Result<Option<Running>, StopError> {
+    // In the midst of exec a thread can be refused that is not a moment later.
+    for _ in 0..4 {
+        match seize_once(task) {
+            Err(StopError::Refused(_)) => sleep(Duration::from_micros(500)),
+            result => return result,
+        }
+    }
+    seize_once(task)
+}
+
+fn seize_once(task: Task) -> Result<Option<Running>, StopError> {
     const NO_SUCH_THREAD: i32 = 3;
     const NOT_PERMITTED: i32 = 1;
     let error = match Running::seize(task) {
