@@ -116,6 +116,20 @@ impl Prepared {
         all().filter(|block| !block.is_swapped()).chain(all().filter(Block::is_swapped))
     }
 
+    /// What of the file is written, neighbours joined.
+    fn extents(&self, gathered: &Gathered) -> Vec<Extent> {
+        let mut merged: Vec<Extent> = Vec::new();
+        for (offset, len) in
+            Blocks::new(&self.layout, &gathered.pages).flat_map(|block| extents(&block.parts))
+        {
+            match merged.last_mut() {
+                Some(last) if last.end() == offset => last.len += len,
+                _ => merged.push(Extent { offset, len }),
+            }
+        }
+        merged
+    }
+
     /// An upper bound for the length of the trailer, good enough to check limits by.
     fn trailer_bound(&self, gathered: &Gathered) -> u64 {
         let blocks = self.plan.data_bytes / BLOCK + self.plan.segments.len() as u64 + 2;
@@ -164,6 +178,9 @@ pub(super) fn to_file(
         reserved = Some(reserve(&prepared));
     }
     reserved.unwrap_or(Ok(())).map_err(&failed)?;
+    for extent in prepared.extents(gathered).iter().filter(|extent| extent.len >= BLOCK) {
+        output.allocate(extent.offset, extent.len).map_err(&failed)?;
+    }
 
     let output = Arc::new(output);
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
@@ -334,20 +351,11 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
         outcome.rewound_calls = stop.rewound as u64;
     }
     totals.digests.sort_unstable_by_key(|(index, _)| *index);
-    let mut merged: Vec<Extent> = Vec::new();
-    for (offset, len) in
-        Blocks::new(&prepared.layout, &gathered.pages).flat_map(|block| extents(&block.parts))
-    {
-        match merged.last_mut() {
-            Some(last) if last.offset + last.len == offset => last.len += len,
-            _ => merged.push(Extent { offset, len }),
-        }
-    }
     let trailer = Trailer {
         outcome,
         maps: maps::print(&gathered.map),
         pages: gathered.pages.clone(),
-        extents: merged,
+        extents: prepared.extents(gathered),
         digests: totals.digests.into_iter().map(|(_, digest)| digest).collect(),
     };
     let bytes = trailer.encode();

@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::OutputError;
@@ -112,6 +112,19 @@ impl OutputFile {
             return Err(OutputError::NoSpace { needed: stored, free });
         }
         self.file.set_len(apparent).map_err(|source| io("setting the length", source))
+    }
+
+    /// Gives a range of the file its blocks on the disk, so that writes into it need not wait for each other: ext4
+    /// lets only one writer at a time into a file whose blocks it has to find yet.
+    ///
+    /// # Errors
+    ///
+    /// The disk is full. A file system that cannot do this finds the blocks at the writes.
+    pub fn allocate(&self, offset: u64, len: u64) -> Result<(), OutputError> {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len) {
+            Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => Err(io("finding room for it", errno.into())),
+            _ => Ok(()),
+        }
     }
 
     /// Writes all of `bytes` at `offset`; both, and the address of `bytes`, are multiples of [`ALIGNMENT`].
