@@ -5,6 +5,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::benchmarks;
@@ -103,10 +105,12 @@ median counts. The ratio is that to memfetch: 2.0 takes twice as long.
 fn run(benchmark: &Benchmark, scene: &Scene) -> Result<String, String> {
     let (_target, mut contestants) = (benchmark.prepare)(scene)?;
     let mut times = vec![Vec::new(); contestants.len()];
+    let mut peaks = vec![0; contestants.len()];
     for round in 0..=RUNS {
-        for (contestant, times) in contestants.iter_mut().zip(&mut times) {
+        for ((contestant, times), peak) in contestants.iter_mut().zip(&mut times).zip(&mut peaks) {
             eprintln!("+ {}: {} ({round} of {RUNS})", benchmark.name, contestant.name);
-            let time = timed(&mut contestant.command)?;
+            let (time, kibibytes) = timed(&mut contestant.command)?;
+            *peak = kibibytes.max(*peak);
             if round > 0 {
                 times.push(time);
             }
@@ -114,38 +118,61 @@ fn run(benchmark: &Benchmark, scene: &Scene) -> Result<String, String> {
         }
     }
     let mut text = format!("## {}\n\n{}\n\n{}\n\n", benchmark.name, benchmark.about, machine());
-    text.push_str("| program | median | fastest | slowest | ratio |\n|---|---:|---:|---:|---:|\n");
+    text.push_str(
+        "| program | median | fastest | slowest | ratio | peak memory |\n|---|---:|---:|---:|---:|---:|\n",
+    );
     let reference = times.first_mut().map(|times| median(times)).unwrap_or_default();
-    for (contestant, times) in contestants.iter().zip(&mut times) {
+    for ((contestant, times), peak) in contestants.iter().zip(&mut times).zip(peaks) {
         let median = median(times);
         let (first, last) = (times.first().copied(), times.last().copied());
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {:.1} |",
+            "| {} | {} | {} | {} | {:.2} | {:.0} MiB |",
             contestant.name,
             shown(median),
             shown(first.unwrap_or_default()),
             shown(last.unwrap_or_default()),
-            median.as_secs_f64() / reference.as_secs_f64().max(f64::MIN_POSITIVE)
+            median.as_secs_f64() / reference.as_secs_f64().max(f64::MIN_POSITIVE),
+            f64::from(peak) / 1024.0
         );
     }
     Ok(text)
 }
 
-fn timed(command: &mut Command) -> Result<Duration, String> {
+/// Runs a command; returns how long it took, and the most memory that it had, in KiB.
+fn timed(command: &mut Command) -> Result<(Duration, u32), String> {
+    let failed = |error: std::io::Error, command: &Command| format!("`{}`: {error}", show(command));
     let begun = Instant::now();
-    let output = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()
-        .map_err(|error| format!("`{}`: {error}", show(command)))?;
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let child = child.map_err(|error| failed(error, command))?;
+    let pid = child.id();
+    let (ended, end) = channel::<()>();
+    // The high-water mark only rises, so that the last look before the end is as good as all of them.
+    let watch = thread::spawn(move || {
+        let mut peak = 0;
+        loop {
+            peak = high_water(pid).unwrap_or(peak);
+            if end.recv_timeout(Duration::from_millis(5)) != Err(RecvTimeoutError::Timeout) {
+                return peak;
+            }
+        }
+    });
+    let output = child.wait_with_output().map_err(|error| failed(error, command))?;
     let time = begun.elapsed();
+    drop(ended);
+    let peak = watch.join().unwrap_or_default();
     if output.status.success() {
-        return Ok(time);
+        return Ok((time, peak));
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(format!("`{}`: {}: {said}", show(command), output.status))
+}
+
+/// VmHWM of `/proc/PID/status`, in KiB.
+fn high_water(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// The median; sorts.
@@ -175,7 +202,7 @@ fn machine() -> String {
     };
     let memory = field(&read("/proc/meminfo"), "MemTotal");
     let gibibytes = memory.trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / f64::from(1 << 20);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
     format!(
         "Linux {}, {cores} cores ({}), {gibibytes:.0} GiB of RAM.",
         read("/proc/sys/kernel/osrelease").split('-').next().unwrap_or_default().trim(),

@@ -7,25 +7,74 @@ use std::process::{Command, Stdio};
 use crate::bench::{Benchmark, Contest, Contestant, Scene, Target};
 
 /// All of them, in the order in which they run.
-pub const ALL: &[Benchmark] = &[Benchmark {
-    name: "core-512m",
-    about: "A core of a Python process with 512 MiB of random bytes in RAM, written to the disk.",
-    prepare: core_512m,
-}];
+pub const ALL: &[Benchmark] = &[
+    Benchmark {
+        name: "core-4g",
+        about: "A core of a process with 4 GiB of data in RAM, on the disk and synced. `dd` writes as many zeros by \
+                direct I/O, 4 MiB at a time: what the disk can do.",
+        prepare: core_4g,
+    },
+    Benchmark {
+        name: "reserved-8g",
+        about: "A core of a process that has reserved 8 GiB and touched 4 MiB of it.",
+        prepare: reserved_8g,
+    },
+    Benchmark {
+        name: "redis",
+        about: "A core of a Redis server that holds nothing: what a snapshot costs at least.",
+        prepare: redis,
+    },
+];
 
-fn core_512m(scene: &Scene) -> Result<Contest, String> {
+fn core_4g(scene: &Scene) -> Result<Contest, String> {
     let (target, pid) = python(
         scene,
-        "import os, sys\nb = os.urandom(512 << 20)\nprint('ready', flush=True)\nsys.stdin.read()",
+        "import os, sys\nb = os.urandom(1 << 20) * 4096\nprint('ready', flush=True)\nsys.stdin.read()",
     )?;
+    let mut contestants = snapshots(scene, &pid)?;
+    let mut dd = Command::new(scene.program("dd")?);
+    dd.args(["if=/dev/zero", "bs=4M", "count=1024", "oflag=direct", "conv=fsync"]);
+    dd.arg(format!("of={}", core(scene).display()));
+    contestants.insert(2, Contestant { name: "dd".to_owned(), command: dd });
+    Ok((target, contestants))
+}
+
+fn reserved_8g(scene: &Scene) -> Result<Contest, String> {
+    let (target, pid) = python(
+        scene,
+        "import mmap, sys\nm = mmap.mmap(-1, 8 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)\n\
+         for at in range(0, 4 << 20, 4096): m[at] = 1\nprint('ready', flush=True)\nsys.stdin.read()",
+    )?;
+    Ok((target, snapshots(scene, &pid)?))
+}
+
+fn redis(scene: &Scene) -> Result<Contest, String> {
+    let mut command = Command::new(scene.program("redis-server")?);
+    command.args(["--port", "0", "--save", "", "--dir"]).arg(&scene.outputs);
+    let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    let mut target = Target(spawned.map_err(|error| format!("redis-server: {error}"))?);
+    // Its log goes on for as long as it runs, and nothing that matters comes after it has begun to serve.
+    if let Some(stdout) = target.0.stdout.take() {
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        if !lines.any(|line| line.contains("Server initialized")) {
+            return Err("redis-server does not start".to_owned());
+        }
+    }
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let pid = target.0.id().to_string();
+    Ok((target, snapshots(scene, &pid)?))
+}
+
+/// Snapshots of a process by memfetch, in both modes, and by gcore.
+fn snapshots(scene: &Scene, pid: &str) -> Result<Vec<Contestant>, String> {
     let ours = |mode: &str| {
         let mut command = Command::new(&scene.memfetch);
-        command.args(["snap", &pid, "--quiet", "--mode", mode, "--output"]).arg(core(scene));
+        command.args(["snap", pid, "--quiet", "--mode", mode, "--output"]).arg(core(scene));
         Contestant { name: format!("memfetch --mode {mode}"), command }
     };
     let mut gcore = Command::new(scene.program("gcore")?);
-    gcore.arg("-o").arg(core(scene)).arg(&pid);
-    Ok((target, vec![ours("freeze"), ours("live"), Contestant { name: "gcore".to_owned(), command: gcore }]))
+    gcore.arg("-o").arg(core(scene)).arg(pid);
+    Ok(vec![ours("freeze"), ours("live"), Contestant { name: "gcore".to_owned(), command: gcore }])
 }
 
 fn core(scene: &Scene) -> PathBuf {
