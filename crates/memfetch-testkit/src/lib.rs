@@ -2,6 +2,7 @@
 //! conformance suite that every [`memfetch::Memory`] must pass.
 
 pub mod conformance;
+pub mod footprint;
 pub mod peers;
 pub mod signals;
 pub mod space;
@@ -9,6 +10,7 @@ pub mod swap;
 pub mod target;
 
 pub use conformance::Expected;
+pub use footprint::Footprint;
 pub use space::Space;
 pub use swap::Swap;
 pub use target::Target;

@@ -9,7 +9,7 @@ use super::blocks::{Block, Part, Source};
 use crate::address::{Address, Span};
 use crate::error::Error;
 use crate::image::trailer::BlockHasher;
-use crate::memory::{Cause, Gaps, PageState, ReadError, Touch};
+use crate::memory::{Cause, Gaps, PageRuns, PageState, ReadError, Touch};
 use crate::region::{Region, RegionMap};
 
 /// What a capture reads from: a live process, or a stand-in for one.
@@ -23,6 +23,10 @@ pub(crate) trait PageSource: Send + Sync + 'static {
         at: Address,
         buf: &mut [u8],
     ) -> Result<usize, ReadError>;
+
+    /// Reads a prefix of `buf` from `at` on through the mapping, though that enters pages into the target's page
+    /// table: for [`Touch::All`], and what cannot be had otherwise.
+    fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError>;
 }
 
 /// What copying a block came to.
@@ -128,6 +132,8 @@ impl<S: PageSource> Copier<S> {
             fill(at, bytes, Cause::NotMapped, copied);
             return Ok(());
         };
+        // Once one page of a run cannot be had but by touching it, the others are alike.
+        let mut touched = is_touched(state, self.touch);
         let mut done = 0;
         while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
             if self.cancelled.load(Ordering::Relaxed) {
@@ -135,12 +141,18 @@ impl<S: PageSource> Copier<S> {
             }
             let here = at.saturating_add(done as u64);
             beat.beat();
-            let result = match self.source.fetch(region, self.route(state), here, rest) {
-                // The file is gone: what was asked for with `--touch all` comes through the mapping.
+            let read = if touched {
+                self.source.touch(region, here, rest)
+            } else {
+                self.source.fetch(region, state, here, rest)
+            };
+            let result = match read {
+                // The file is gone, or was never to be had.
                 Err(ReadError::Fault(fault))
-                    if fault.cause == Cause::FileUnavailable && self.touch == Touch::All =>
+                    if fault.cause == Cause::FileUnavailable && self.touch == Touch::All && !touched =>
                 {
-                    self.source.fetch(region, PageState::Resident, here, rest)
+                    touched = true;
+                    continue;
                 }
                 result => result,
             };
@@ -151,7 +163,7 @@ impl<S: PageSource> Copier<S> {
                 }
                 Ok(n) => {
                     match state {
-                        PageState::FileClean | PageState::Backed => copied.file_bytes += n as u64,
+                        PageState::FileClean | PageState::Backed if !touched => copied.file_bytes += n as u64,
                         _ => copied.read_bytes += n as u64,
                     }
                     done += n;
@@ -170,14 +182,36 @@ impl<S: PageSource> Copier<S> {
         }
         Ok(())
     }
+}
 
-    /// With [`Touch::All`] a page of which nothing is known is read through the mapping, come what may.
-    fn route(&self, state: PageState) -> PageState {
-        match state {
-            PageState::Unreadable(Cause::SharedUnknown) if self.touch == Touch::All => PageState::Resident,
-            state => state,
+/// Whether pages of this state, which cannot be read from what is behind the mapping, are read through it instead.
+pub(crate) fn is_touched(state: PageState, touch: Touch) -> bool {
+    state == PageState::Unreadable(Cause::SharedUnknown) && touch == Touch::All
+}
+
+/// The page states that an image tells: what was touched has become resident, and what could not be read is a gap.
+/// `gaps` are in order.
+pub(crate) fn as_copied(pages: &PageRuns, gaps: &Gaps, touch: Touch) -> PageRuns {
+    let mut told = PageRuns::new();
+    let mut gaps = gaps.iter().peekable();
+    for run in pages {
+        let state = if is_touched(run.state, touch) { PageState::Resident } else { run.state };
+        let mut rest = run.span;
+        while let Some(gap) = gaps.peek() {
+            if let Some(missing) = gap.span.intersection(rest) {
+                let (before, from) = rest.split_at(missing.start());
+                told.push(before, state);
+                told.push(missing, PageState::Unreadable(gap.cause));
+                rest = from.split_at(missing.end()).1;
+            }
+            if gap.span.end() > run.span.end() {
+                break;
+            }
+            gaps.next();
         }
+        told.push(rest, state);
     }
+    told
 }
 
 /// Filler in the place of what could not be read, and the gap that says so.
@@ -198,4 +232,49 @@ pub(crate) fn extents(parts: &[Part]) -> Vec<(u64, u64)> {
         }
     }
     extents
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(start: u64, end: u64) -> Span {
+        Span::new(Address::new(start), Address::new(end)).unwrap()
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_told_as_such_and_what_was_touched_too() {
+        let unknown = PageState::Unreadable(Cause::SharedUnknown);
+        let mut pages = PageRuns::new();
+        pages.push(span(10, 20), PageState::Resident);
+        pages.push(span(20, 30), unknown);
+        pages.push(span(40, 50), PageState::Absent);
+        let mut gaps = Gaps::new();
+        for (start, end) in [(5, 12), (18, 22), (23, 24), (28, 42)] {
+            gaps.push(span(start, end), Cause::Vanished);
+        }
+        let gap = PageState::Unreadable(Cause::Vanished);
+        let told = |touch| {
+            let told = as_copied(&pages, &gaps, touch);
+            told.iter()
+                .map(|run| (run.span.start().get(), run.span.end().get(), run.state))
+                .collect::<Vec<_>>()
+        };
+        let expected = |shared| {
+            vec![
+                (10, 12, gap),
+                (12, 18, PageState::Resident),
+                (18, 22, gap),
+                (22, 23, shared),
+                (23, 24, gap),
+                (24, 28, shared),
+                (28, 30, gap),
+                (40, 42, gap),
+                (42, 50, PageState::Absent),
+            ]
+        };
+        assert_eq!(told(Touch::All), expected(PageState::Resident));
+        assert_eq!(told(Touch::Stored), expected(unknown));
+        assert_eq!(as_copied(&pages, &Gaps::new(), Touch::Stored), pages);
+    }
 }

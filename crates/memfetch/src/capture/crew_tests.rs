@@ -36,6 +36,10 @@ impl PageSource for Fake {
         buf[..len].fill(page as u8);
         Ok(len)
     }
+
+    fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        self.fetch(region, PageState::Resident, at, buf)
+    }
 }
 
 fn copier(source: Fake) -> Arc<Copier<Fake>> {

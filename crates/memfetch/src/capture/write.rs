@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use memfetch_sys::buffer::Buffer;
 
 use super::blocks::{Block, Blocks};
-use super::copy::{Copied, Copier, PageSource, extents};
+use super::copy::{Copied, Copier, PageSource, as_copied, extents};
 use super::crew::{self, Failure, Rules, Step, Totals, at_path};
 use super::gather::{Gathered, nanoseconds, now_ns};
 use super::plan::{Filter, Plan, Wishes};
@@ -42,6 +42,10 @@ impl PageSource for Process {
         buf: &mut [u8],
     ) -> Result<usize, ReadError> {
         Self::fetch(self, region, state, at, buf)
+    }
+
+    fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        Self::touch(self, region, at, buf)
     }
 }
 
@@ -322,6 +326,7 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
     let mut gaps = prepared.plan.gaps.clone();
     gaps.extend(totals.gaps.iter().copied());
     gaps.sort();
+    let pages = as_copied(&gathered.pages, &gaps, prepared.origin.touch);
     let mut remarks = gathered.remarks.clone();
     let left_in_ram = gathered.process.left_in_ram();
     if left_in_ram > 0 {
@@ -354,7 +359,7 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
     let trailer = Trailer {
         outcome,
         maps: maps::print(&gathered.map),
-        pages: gathered.pages.clone(),
+        pages,
         extents: prepared.extents(gathered),
         digests: totals.digests.into_iter().map(|(_, digest)| digest).collect(),
     };

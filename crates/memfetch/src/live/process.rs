@@ -221,6 +221,12 @@ impl Process {
         self.target.fetch(region, state, at, buf)
     }
 
+    /// Reads bytes of a region through its mapping, entering pages into its page table: see [`super::reader`]. On
+    /// the calling thread, without a time limit.
+    pub(crate) fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        self.target.touch(region, at, buf)
+    }
+
     /// How many bytes all reads until now brought in from swap and could not send back.
     pub(crate) fn left_in_ram(&self) -> u64 {
         self.target.left_in_ram.load(Ordering::Relaxed)

@@ -90,6 +90,22 @@ impl Target {
         }
     }
 
+    /// Reads bytes of a region through its mapping, whatever that takes: a page that is not in the page table is
+    /// entered there, and a hole of a shared object is filled. Only for what was asked for in so many words, and
+    /// can be had in no other way. On the calling thread.
+    pub fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let Some(room) = region.span.end().offset_from(at).filter(|_| region.span.contains(at)) else {
+            return Err(ReadError::fault(at, Cause::NotMapped));
+        };
+        let buf = prefix(buf, room);
+        match self.mapped(Some(region), at, buf)? {
+            // Pages that are there behind the first one are read by mem as well, which does them no harm; less at
+            // once than that would be a look at the page table for each page that is not.
+            0 if !buf.is_empty() => self.by_descriptor(Some(region), at, prefix(buf, PIECE as u64)),
+            read => Ok(read),
+        }
+    }
+
     /// Reads whatever is asked for into a prefix of `buf`, on the calling thread.
     pub fn read(&self, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
         let mut done = 0;

@@ -1,16 +1,9 @@
 //! Reading leaves the target as it was.
 
-use memfetch_testkit::Swap;
-use memfetch_testkit::target::status_of;
+use memfetch_testkit::footprint::{rollup, settle};
+use memfetch_testkit::{Footprint, Swap};
 
 use super::*;
-
-/// What a read may change in a process: kilobytes.
-fn footprint(pid: i32) -> Vec<(&'static str, u64)> {
-    ["VmRSS", "RssAnon", "RssFile", "RssShmem", "VmPTE", "VmSwap"]
-        .map(|key| (key, status_of(pid, key)))
-        .to_vec()
-}
 
 /// Reads everything that can be read, region by region.
 fn read_everything(process: &Process, skip_absent_above: u64) -> u64 {
@@ -32,21 +25,13 @@ fn read_everything(process: &Process, skip_absent_above: u64) -> u64 {
     total
 }
 
-/// Has the target go once through what it does for an order: its own code is paged in by that, not by a reader.
-fn settle(target: &mut Target) {
-    for _ in 0..2 {
-        target.ask("nothing");
-    }
-    std::thread::sleep(std::time::Duration::from_millis(20));
-}
-
 fn unharmed(role: &str, arguments: &[&str]) {
     let mut target = Target::spawn(role, arguments);
     settle(&mut target);
-    let before = footprint(target.pid());
+    let before = Footprint::of(target.pid());
     let process = Process::open(target.pid()).unwrap();
     assert!(read_everything(&process, 16 << 20) > 0);
-    assert_eq!(footprint(target.pid()), before, "{role} {arguments:?}");
+    assert_eq!(Footprint::of(target.pid()), before, "{role} {arguments:?}");
 }
 
 #[test]
@@ -65,14 +50,14 @@ fn absent_pages_are_read_as_zeros_and_stay_absent() {
     let mut target = Target::spawn("reserved", &["1"]);
     settle(&mut target);
     let process = Process::open(target.pid()).unwrap();
-    let before = footprint(target.pid());
+    let before = Footprint::of(target.pid());
     let (half, reserved) = span_of(&target).split_at(span_of(&target).start().saturating_add(512 << 20));
     for part in [half, reserved] {
         assert_eq!(only_state(&process, part), PageState::Absent);
         let some = part.split_at(part.start().saturating_add(8 << 20)).0;
         assert_same(&read_all(&process, some), &vec![0; 8 << 20]);
     }
-    assert_eq!(footprint(target.pid()), before);
+    assert_eq!(Footprint::of(target.pid()), before);
 }
 
 #[test]
@@ -83,22 +68,14 @@ fn a_cold_file() {
         return;
     }
     settle(&mut target);
-    let before = footprint(target.pid());
+    let before = Footprint::of(target.pid());
     let process = Process::open(target.pid()).unwrap();
     let span = span_of(&target);
     assert_eq!(only_state(&process, span), PageState::FileClean);
     let expected: Vec<u8> = (0..span.len()).step_by(8).flat_map(u64::to_ne_bytes).collect();
     assert_same(&read_all(&process, span), &expected);
-    assert_eq!(footprint(target.pid()), before);
+    assert_eq!(Footprint::of(target.pid()), before);
     assert_eq!(target.ask("cached"), "0");
-}
-
-/// Kilobytes by `/proc/PID/smaps_rollup`. Pages that are un-shared become private to both sides; the machine's
-/// own counts would tell as well, but other programs move those.
-fn rollup(pid: i32, key: &str) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 #[test]
@@ -137,7 +114,7 @@ fn swapped_pages_are_known_as_such_and_read_on_demand() {
     let mut target = Target::spawn("swapped", &["256"]);
     settle(&mut target);
     let span = span_of(&target);
-    let before = footprint(target.pid());
+    let before = Footprint::of(target.pid());
     if !needs("memory that can be paged out", target.status("VmSwap") > 200 << 10) {
         return;
     }
@@ -145,12 +122,10 @@ fn swapped_pages_are_known_as_such_and_read_on_demand() {
     let runs = process.pages(span).unwrap();
     let swapped = runs.bytes_where(|state| state == PageState::Swapped);
     assert!(swapped > 200 << 20, "{swapped}");
-    assert_eq!(footprint(target.pid()), before);
+    assert_eq!(Footprint::of(target.pid()), before);
     // What reading brings into RAM goes back, up to a few pages that the kernel was busy with.
     for piece in span.pieces(16 << 20) {
         assert_same(&read_all(&process, piece), &addresses(piece));
     }
-    for ((key, before), (_, after)) in before.into_iter().zip(footprint(target.pid())) {
-        assert!(before.abs_diff(after) < 8 << 10, "{key}: {before} kB before, {after} after");
-    }
+    before.assert_near(&Footprint::of(target.pid()), 8 << 10, "swapped");
 }

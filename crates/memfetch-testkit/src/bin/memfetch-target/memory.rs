@@ -88,11 +88,20 @@ fn holes(arguments: &[String]) {
     serve(unknown);
 }
 
-/// `reserved GIB`: so much private memory reserved and never touched, half of it `PROT_NONE`.
+/// `reserved GIB [MIB [STRIDE]]`: so much private memory reserved, its upper half `PROT_NONE`. So many mebibytes
+/// from its start on are filled, and a page every STRIDE gibibytes of the lower half.
 fn reserved(arguments: &[String]) {
     let bytes = argument(arguments, 0, 64_usize) << 30;
     let start = map(bytes, libc::PROT_NONE, PRIVATE | libc::MAP_NORESERVE);
     protect(start, bytes / 2, READ_WRITE);
+    advise(start, bytes, libc::MADV_NOHUGEPAGE);
+    fill(start, argument(arguments, 1, 0_usize) << 20);
+    let stride = argument(arguments, 2, 0_usize) << 30;
+    if stride > 0 {
+        for at in (start..start + bytes / 2).step_by(stride) {
+            fill(at, PAGE);
+        }
+    }
     fact("start", format_args!("{start:#x}"));
     fact("bytes", bytes);
     serve(unknown);
@@ -196,9 +205,10 @@ fn cold_file(arguments: &[String]) {
     let bytes = argument(arguments, 0, 16_usize) << 20;
     let folder = PathBuf::from(argument(arguments, 1, "/tmp".to_owned()));
     let file = temporary_file(&folder, "cold");
-    let content: Vec<u8> = (0..bytes as u64).step_by(8).flat_map(u64::to_ne_bytes).collect();
-    file.write_all_at(&content, 0).expect("the file can be written");
-    drop(content);
+    for at in (0..bytes as u64).step_by(1 << 20) {
+        let content: Vec<u8> = (at..at + (1 << 20)).step_by(8).flat_map(u64::to_ne_bytes).collect();
+        file.write_all_at(&content, at).expect("the file can be written");
+    }
     file.sync_all().expect("the file reaches the disk");
     // SAFETY: the descriptor is open; the advice changes no byte.
     unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
