@@ -1,12 +1,16 @@
 //! [`run`]: workers that copy blocks, and the loop that feeds and watches them.
 //!
+//! A worker reads while there is a buffer to read into, and digests and writes otherwise: the process may be held until
+//! its memory has been read, and not for longer. A small one is read whole before the first byte is written.
+//!
 //! A read of another process' memory can block for ever in the kernel, and nothing can interrupt it. So the
 //! workers own all that they touch, and the loop that waits for them can give them up: the capture then fails in
 //! time, and the threads are left to the end of this process.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -58,14 +62,22 @@ pub(crate) enum Step<'a> {
     AllRead,
 }
 
-struct Job {
+/// A block to read.
+struct Reading {
     block: Block,
     buffer: Buffer,
 }
 
+/// A block that was read, to be digested and written.
+struct Writing {
+    block: Block,
+    buffer: Buffer,
+    copied: Copied,
+}
+
 enum Event {
     Read,
-    Done(Box<(Block, Buffer, Copied)>),
+    Done(Box<Writing>),
     Failed(Error),
 }
 
@@ -80,8 +92,7 @@ pub(crate) fn run<S: PageSource>(
     finish: Arc<Finish>,
     mut step: impl FnMut(Step<'_>) -> Result<(), Error>,
 ) -> Result<Totals, Failure> {
-    let (jobs, queue) = channel();
-    let queue = Arc::new(Mutex::new(queue));
+    let queue = Arc::new(Queue::default());
     let (events, inbox) = channel();
     let mut beats = Vec::new();
     for _ in 0..rules.workers {
@@ -102,8 +113,8 @@ pub(crate) fn run<S: PageSource>(
     drop(events);
 
     // Whatever way this function is left, the workers stop at the next page.
-    let _cancel = Cancel(copier);
-    let mut loop_state = Loop { jobs, idle: Vec::new(), made: 0, blocks, in_flight: 0, unread: 0 };
+    let _cancel = Cancel { copier, queue: &queue };
+    let mut loop_state = Loop { queue: &queue, idle: Vec::new(), made: 0, blocks, in_flight: 0, unread: 0 };
     let mut totals = Totals::default();
     let mut all_read = false;
     loop {
@@ -118,7 +129,7 @@ pub(crate) fn run<S: PageSource>(
         match inbox.recv_timeout(WATCH) {
             Ok(Event::Read) => loop_state.unread -= 1,
             Ok(Event::Done(done)) => {
-                let (block, buffer, copied) = *done;
+                let Writing { block, buffer, copied } = *done;
                 loop_state.in_flight -= 1;
                 step(Step::Block { block: &block, bytes: &buffer, copied: &copied })
                     .map_err(Failure::Error)?;
@@ -141,16 +152,77 @@ pub(crate) fn run<S: PageSource>(
     }
 }
 
-struct Cancel<'a, S>(&'a Copier<S>);
+struct Cancel<'a, S> {
+    copier: &'a Copier<S>,
+    queue: &'a Queue,
+}
 
 impl<S> Drop for Cancel<'_, S> {
     fn drop(&mut self) {
-        self.0.cancelled.store(true, Ordering::Relaxed);
+        self.copier.cancelled.store(true, Ordering::Relaxed);
+        self.queue.close();
     }
 }
 
-struct Loop<B> {
-    jobs: Sender<Job>,
+/// What there is to do: reading comes first.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    to_read: VecDeque<Reading>,
+    to_write: VecDeque<Writing>,
+    closed: bool,
+}
+
+enum Job {
+    Read(Reading),
+    Write(Writing),
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, job: Reading) {
+        self.lock().to_read.push_back(job);
+        self.changed.notify_one();
+    }
+
+    fn write(&self, job: Writing) {
+        self.lock().to_write.push_back(job);
+        self.changed.notify_one();
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for something to do; `None` once the queue is closed.
+    fn next(&self) -> Option<Job> {
+        let mut waiting = self.lock();
+        loop {
+            if waiting.closed {
+                return None;
+            }
+            if let Some(job) = waiting.to_read.pop_front() {
+                return Some(Job::Read(job));
+            }
+            if let Some(job) = waiting.to_write.pop_front() {
+                return Some(Job::Write(job));
+            }
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+struct Loop<'a, B> {
+    queue: &'a Queue,
     idle: Vec<Buffer>,
     made: usize,
     blocks: B,
@@ -158,7 +230,7 @@ struct Loop<B> {
     unread: usize,
 }
 
-impl<B: Iterator<Item = Block>> Loop<B> {
+impl<B: Iterator<Item = Block>> Loop<'_, B> {
     /// Hands out blocks while there are buffers; returns whether there are no more blocks.
     fn feed(&mut self, most: usize) -> Result<bool, Error> {
         while self.in_flight < most {
@@ -174,8 +246,7 @@ impl<B: Iterator<Item = Block>> Loop<B> {
             debug_assert!(self.made <= most);
             self.in_flight += 1;
             self.unread += 1;
-            // Fails only where all workers are gone, which the next receive reports.
-            let _ = self.jobs.send(Job { block, buffer });
+            self.queue.read(Reading { block, buffer });
         }
         Ok(false)
     }
@@ -192,7 +263,7 @@ impl Totals {
 
 struct Worker<S> {
     copier: Arc<Copier<S>>,
-    queue: Arc<Mutex<Receiver<Job>>>,
+    queue: Arc<Queue>,
     events: Sender<Event>,
     finish: Arc<Finish>,
     beat: Arc<Heartbeat>,
@@ -200,28 +271,31 @@ struct Worker<S> {
 
 impl<S: PageSource> Worker<S> {
     fn work(&self) {
-        loop {
-            let job = self.queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(Job { block, mut buffer }) = job else { return };
-            let event = match self.copy(&block, &mut buffer) {
-                Ok(copied) => Event::Done(Box::new((block, buffer, copied))),
-                Err(error) => Event::Failed(error),
+        while let Some(job) = self.queue.next() {
+            let done = match job {
+                Job::Read(job) => self.read(job),
+                Job::Write(job) => self.write(job),
             };
-            if self.events.send(event).is_err() {
-                return;
+            // Where nobody listens any more, the queue is closed as well.
+            if let Err(error) = done {
+                let _ = self.events.send(Event::Failed(error));
             }
         }
     }
 
-    fn copy(&self, block: &Block, buffer: &mut Buffer) -> Result<Copied, Error> {
-        let mut copied = self.copier.read(block, buffer, &self.beat)?;
-        // The loop is gone where nobody listens; the next send finds that out.
+    fn read(&self, Reading { block, mut buffer }: Reading) -> Result<(), Error> {
+        let copied = self.copier.read(&block, &mut buffer, &self.beat)?;
+        // Told before anybody can have written it, so that the last block read is known as such.
         let _ = self.events.send(Event::Read);
-        copied.digest = Copier::<S>::digest(block, buffer);
-        if !self.copier.cancelled.load(Ordering::Relaxed) {
-            (self.finish)(block, buffer)?;
-        }
-        Ok(copied)
+        self.queue.write(Writing { block, buffer, copied });
+        Ok(())
+    }
+
+    fn write(&self, mut job: Writing) -> Result<(), Error> {
+        job.copied.digest = Copier::<S>::digest(&job.block, &job.buffer);
+        (self.finish)(&job.block, &job.buffer)?;
+        let _ = self.events.send(Event::Done(Box::new(job)));
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{ModeChoice, word};
-use crate::address::{Address, Span};
+use crate::address::Address;
 use crate::error::{Error, StopError};
 use crate::image::encode::notes::{NT_PRSTATUS, NT_X86_XSTATE, ProcessRecord};
 use crate::image::encode::xstate::{Component, standard_layout};
@@ -85,8 +85,7 @@ pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, 
     }) {
         set.bytes = standard_layout(&set.bytes, &processor);
     }
-    let map = process.regions()?;
-    let pages = process.pages(Span::ALL)?;
+    let (map, pages) = process.regions_and_pages()?;
     let record = ProcessRecord {
         pid: facts.pid,
         ppid: facts.ppid,

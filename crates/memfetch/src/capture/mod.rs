@@ -5,6 +5,7 @@ mod copy;
 mod crew;
 mod gather;
 pub mod plan;
+mod remarks;
 mod write;
 
 use std::io::Write;

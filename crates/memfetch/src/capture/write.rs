@@ -11,7 +11,7 @@ use super::copy::{Copied, Copier, PageSource, as_copied, extents};
 use super::crew::{self, Failure, Rules, Step, Totals, at_path};
 use super::gather::{Gathered, nanoseconds, now_ns};
 use super::plan::{Filter, Plan, Wishes};
-use super::{Progress, Snapshot, Written, stream_failure};
+use super::{Progress, Snapshot, Written, remarks, stream_failure};
 use crate::address::Address;
 use crate::error::{Error, OutputError};
 use crate::image::encode::{Layout, notes};
@@ -30,8 +30,9 @@ use crate::threads::Registers;
 const LONG_ZEROS: u64 = 1 << 20;
 /// How many blocks are read and written at once to a file: enough for several writes to be in flight.
 const WORKERS: usize = 4;
-/// How many blocks are in memory at once.
-const BUFFERS: usize = 8;
+/// How many blocks are in memory at once, at the most: a process with less in RAM is read whole before the first byte is
+/// written, and held for no longer than that.
+const BUFFERS: usize = 32;
 
 impl PageSource for Process {
     fn fetch(
@@ -212,7 +213,7 @@ pub(super) fn to_file(
     let (outcome, trailer) = close(gathered, &prepared, totals);
     write_trailer(&output, &trailer, prepared.layout.data_end()).map_err(&failed)?;
     let apparent_bytes = prepared.layout.data_end() + trailer.len() as u64;
-    // The workers end once their queue is gone; until the last one has, it shares the file.
+    // The workers end once their queue is closed; until the last one has, it shares the file.
     let output = last_holder(output).map_err(&failed)?;
     let stored_bytes = output.commit(apparent_bytes).map_err(&failed)?;
     Ok(Written { outcome, origin: prepared.origin, apparent_bytes, stored_bytes })
@@ -257,8 +258,8 @@ pub(super) fn to_stream(
     let mut prepared = prepare(gathered, snapshot, Some(LONG_ZEROS))?;
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
     let mut stream = OutputStream::new(writer);
-    // One worker, so that blocks come in order; a second buffer lets it read on while the first is sent.
-    let rules = Rules { workers: 1, buffers: 3, time_limit: snapshot.time_limit };
+    // One worker, so that blocks come in order; more buffers let it read on while the first is sent.
+    let rules = Rules { workers: 1, buffers: BUFFERS, time_limit: snapshot.time_limit };
     let finish = Arc::new(|_: &Block, _: &Buffer| Ok(()));
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = Blocks::new(&prepared.layout, &gathered.pages);
@@ -327,10 +328,10 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
     gaps.extend(totals.gaps.iter().copied());
     gaps.sort();
     let pages = as_copied(&gathered.pages, &gaps, prepared.origin.touch);
-    let mut remarks = gathered.remarks.clone();
+    let mut sentences = gathered.remarks.clone();
     let left_in_ram = gathered.process.left_in_ram();
     if left_in_ram > 0 {
-        remarks.push(format!(
+        sentences.push(format!(
             "{left_in_ram} bytes that were in swap stay in RAM: to put them back takes CAP_SYS_NICE"
         ));
     }
@@ -347,13 +348,14 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
         absent_bytes: prepared.plan.zero_bytes,
         unwanted_bytes: prepared.plan.unwanted_bytes,
         gaps,
-        remarks,
+        remarks: sentences,
         ..Outcome::default()
     };
     if let Some(stop) = gathered.stop_report() {
         outcome.pause_ns = nanoseconds(stop.pause);
         outcome.stops = 1;
         outcome.rewound_calls = stop.rewound as u64;
+        outcome.remarks.extend(remarks::of_stop(&stop));
     }
     totals.digests.sort_unstable_by_key(|(index, _)| *index);
     let trailer = Trailer {
