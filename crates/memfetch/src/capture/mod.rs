@@ -4,6 +4,7 @@ mod blocks;
 mod copy;
 mod crew;
 mod gather;
+mod link_map;
 pub mod plan;
 mod remarks;
 mod write;

@@ -11,12 +11,12 @@ use super::copy::{Copied, Copier, PageSource, as_copied, extents};
 use super::crew::{self, Failure, Rules, Step, Totals, at_path};
 use super::gather::{Gathered, nanoseconds, now_ns};
 use super::plan::{Filter, Plan, Wishes};
-use super::{Progress, Snapshot, Written, remarks, stream_failure};
+use super::{Progress, Snapshot, Written, link_map, remarks, stream_failure};
 use crate::address::Address;
 use crate::error::{Error, OutputError};
 use crate::image::encode::{Layout, notes};
 use crate::image::note;
-use crate::image::record::{Origin, Outcome};
+use crate::image::record::{Contents, Origin, Outcome};
 use crate::image::trailer::{BLOCK, Extent, Trailer};
 use crate::live::Process;
 use crate::maps;
@@ -69,6 +69,10 @@ fn prepare(
         selection: snapshot.selection.clone(),
         filter: gathered.facts.coredump_filter.map_or(Filter::DEFAULT, Filter),
         stack_pointers: gathered.stack_pointers(),
+        needed: match snapshot.contents {
+            Contents::Minimal => link_map::pages_of(&gathered.process, &gathered.record.auxv),
+            _ => Vec::new(),
+        },
         split_zeros,
         page_size: gathered.platform.page_size,
     };
