@@ -5,6 +5,7 @@
 
 mod blocked;
 mod memory;
+mod odd;
 mod storm;
 mod threads;
 
@@ -17,8 +18,10 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let role = arguments.next().unwrap_or_default();
     let rest: Vec<String> = arguments.collect();
-    let roles: Vec<&Role> =
-        [memory::ROLES, blocked::ROLES, storm::ROLES, threads::ROLES].into_iter().flatten().collect();
+    let roles: Vec<&Role> = [memory::ROLES, odd::ROLES, blocked::ROLES, storm::ROLES, threads::ROLES]
+        .into_iter()
+        .flatten()
+        .collect();
     match roles.iter().find(|(name, _)| *name == role) {
         Some((_, run)) => run(&rest),
         None => {
