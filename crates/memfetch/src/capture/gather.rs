@@ -122,7 +122,8 @@ fn stop(process: &Process) -> Result<Frozen, Error> {
         return Err(Error::CannotStop { pid, source: StopError::Itself });
     }
     process.check()?;
-    freeze(pid, &FreezeOptions::default()).map_err(|source| Error::CannotStop { pid, source })
+    let options = FreezeOptions { word: process.platform().word, ..FreezeOptions::default() };
+    freeze(pid, &options).map_err(|source| Error::CannotStop { pid, source })
 }
 
 fn stack_pointer(word: WordSize, thread: &Thread) -> Option<Address> {
