@@ -28,6 +28,9 @@ pub(crate) struct Rules {
     pub workers: usize,
     /// How many blocks are in memory at once.
     pub buffers: usize,
+    /// Whether everything is read before anything goes to the output, so that who waits for the end of the reading
+    /// does not wait for the disk. All of it is in memory then, whatever `buffers` says.
+    pub read_first: bool,
     /// For how long a read may take.
     pub time_limit: Option<Duration>,
 }
@@ -93,6 +96,7 @@ pub(crate) fn run<S: PageSource>(
             events: events.clone(),
             finish: Arc::clone(&finish),
             beat,
+            read_first: rules.read_first,
         };
         thread::Builder::new()
             .name("memfetch-copy".into())
@@ -103,11 +107,17 @@ pub(crate) fn run<S: PageSource>(
 
     // Whatever way this function is left, the workers stop at the next page.
     let _cancel = Cancel(copier);
-    let mut loop_state = Loop { jobs, idle: Vec::new(), made: 0, blocks, in_flight: 0, unread: 0 };
+    let most = if rules.read_first { usize::MAX } else { rules.buffers };
+    let mut loop_state =
+        Loop { jobs: Some(jobs), idle: Vec::new(), made: 0, blocks, in_flight: 0, unread: 0 };
     let mut totals = Totals::default();
     let mut all_read = false;
     loop {
-        let exhausted = loop_state.feed(rules.buffers).map_err(Failure::Error)?;
+        let exhausted = loop_state.feed(most).map_err(Failure::Error)?;
+        if exhausted && rules.read_first {
+            // The workers see that there is no more to read.
+            loop_state.jobs = None;
+        }
         if exhausted && loop_state.unread == 0 && !all_read {
             all_read = true;
             step(Step::AllRead).map_err(Failure::Error)?;
@@ -122,7 +132,9 @@ pub(crate) fn run<S: PageSource>(
                 loop_state.in_flight -= 1;
                 step(Step::Block { block: &block, bytes: &buffer, copied: &copied })
                     .map_err(Failure::Error)?;
-                loop_state.idle.push(buffer);
+                if !rules.read_first {
+                    loop_state.idle.push(buffer);
+                }
                 totals.add(copied);
             }
             Ok(Event::Failed(error)) => return Err(Failure::Error(error)),
@@ -150,7 +162,7 @@ impl<S> Drop for Cancel<'_, S> {
 }
 
 struct Loop<B> {
-    jobs: Sender<Job>,
+    jobs: Option<Sender<Job>>,
     idle: Vec<Buffer>,
     made: usize,
     blocks: B,
@@ -175,7 +187,7 @@ impl<B: Iterator<Item = Block>> Loop<B> {
             self.in_flight += 1;
             self.unread += 1;
             // Fails only where all workers are gone, which the next receive reports.
-            let _ = self.jobs.send(Job { block, buffer });
+            let _ = self.jobs.as_ref().map(|jobs| jobs.send(Job { block, buffer }));
         }
         Ok(false)
     }
@@ -196,32 +208,46 @@ struct Worker<S> {
     events: Sender<Event>,
     finish: Arc<Finish>,
     beat: Arc<Heartbeat>,
+    read_first: bool,
 }
 
 impl<S: PageSource> Worker<S> {
     fn work(&self) {
+        let mut kept = Vec::new();
         loop {
             let job = self.queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(Job { block, mut buffer }) = job else { return };
-            let event = match self.copy(&block, &mut buffer) {
-                Ok(copied) => Event::Done(Box::new((block, buffer, copied))),
+            let Ok(Job { block, mut buffer }) = job else { break };
+            let event = match self.copier.read(&block, &mut buffer, &self.beat) {
+                Ok(copied) => {
+                    // The loop is gone where nobody listens; the next send finds that out.
+                    let _ = self.events.send(Event::Read);
+                    if self.read_first {
+                        kept.push((block, buffer, copied));
+                        continue;
+                    }
+                    self.finish(block, buffer, copied)
+                }
                 Err(error) => Event::Failed(error),
             };
             if self.events.send(event).is_err() {
                 return;
             }
         }
+        for (block, buffer, copied) in kept {
+            if self.events.send(self.finish(block, buffer, copied)).is_err() {
+                return;
+            }
+        }
     }
 
-    fn copy(&self, block: &Block, buffer: &mut Buffer) -> Result<Copied, Error> {
-        let mut copied = self.copier.read(block, buffer, &self.beat)?;
-        // The loop is gone where nobody listens; the next send finds that out.
-        let _ = self.events.send(Event::Read);
-        copied.digest = Copier::<S>::digest(block, buffer);
-        if !self.copier.cancelled.load(Ordering::Relaxed) {
-            (self.finish)(block, buffer)?;
+    fn finish(&self, block: Block, buffer: Buffer, mut copied: Copied) -> Event {
+        copied.digest = Copier::<S>::digest(&block, &buffer);
+        if !self.copier.cancelled.load(Ordering::Relaxed)
+            && let Err(error) = (self.finish)(&block, &buffer)
+        {
+            return Event::Failed(error);
         }
-        Ok(copied)
+        Event::Done(Box::new((block, buffer, copied)))
     }
 }
 

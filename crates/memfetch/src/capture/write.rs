@@ -16,7 +16,7 @@ use crate::address::Address;
 use crate::error::{Error, OutputError};
 use crate::image::encode::{Layout, notes};
 use crate::image::note;
-use crate::image::record::{Origin, Outcome};
+use crate::image::record::{Mode, Origin, Outcome};
 use crate::image::trailer::{BLOCK, Extent, Trailer};
 use crate::live::Process;
 use crate::maps;
@@ -32,6 +32,9 @@ const LONG_ZEROS: u64 = 1 << 20;
 const WORKERS: usize = 4;
 /// How many blocks are in memory at once.
 const BUFFERS: usize = 8;
+/// Up to so many bytes, in so many blocks, everything is read before anything is written: a process that is held
+/// still does not wait for the disk then.
+const READ_FIRST: (u64, usize) = (28 << 20, 1024);
 
 impl PageSource for Process {
     fn fetch(
@@ -71,7 +74,7 @@ fn prepare(
         split_zeros,
         page_size: gathered.platform.page_size,
     };
-    let plan = Plan::make(&gathered.map, &gathered.pages, &wishes, |region| is_elf(gathered, region));
+    let mut plan = Plan::make(&gathered.map, &gathered.pages, &wishes, |region| is_elf(gathered, region));
     let uname = rustix::system::uname();
     let mut origin = Origin {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -85,25 +88,31 @@ fn prepare(
         // The longest number, so that the note's length does not change when the real one is known.
         trailer_offset: u64::MAX,
     };
-    let description_len = note::encode(&origin).len();
-    let encode = |origin: &Origin| {
-        let mut description = note::encode(origin);
-        description.resize(description_len, b' ');
-        notes::encode(
-            gathered.platform,
-            &gathered.record,
-            &gathered.threads,
-            &gathered.map,
-            (note::OWNER, note::TYPE_ORIGIN, &description),
-        )
-    };
-    let notes_len = encode(&origin).len() as u64;
-    let layout = Layout::new(gathered.platform, plan.segments.clone(), notes_len).ok_or_else(|| {
+    let mut description = note::encode(&origin);
+    description.resize(description.len().next_multiple_of(4), b' ');
+    let mut notes = notes::encode(
+        gathered.platform,
+        &gathered.record,
+        &gathered.threads,
+        &gathered.map,
+        (note::OWNER, note::TYPE_ORIGIN, &description),
+    );
+    let notes_len = notes.len() as u64;
+    let segments = std::mem::take(&mut plan.segments);
+    let layout = Layout::new(gathered.platform, segments, notes_len).ok_or_else(|| {
         let source = std::io::Error::other("the offsets do not fit the word size of the process");
         Error::Os { action: "lay out the image".into(), source }
     })?;
     origin.trailer_offset = layout.data_end();
-    let headers = layout.headers(&encode(&origin));
+    let told = note::encode(&origin);
+    // It is the last note, and ends with it: with thousands of threads the others take megabytes.
+    if let Some(place) = notes.len().checked_sub(description.len()).and_then(|at| notes.get_mut(at..)) {
+        place.fill(b' ');
+        if let Some(place) = place.get_mut(..told.len()) {
+            place.copy_from_slice(&told);
+        }
+    }
+    let headers = layout.headers(&notes);
     Ok(Prepared { plan, layout, origin, headers })
 }
 
@@ -120,9 +129,19 @@ impl Prepared {
         all().filter(|block| !block.is_swapped()).chain(all().filter(Block::is_swapped))
     }
 
+    /// Whether all of it is read before anything is written.
+    fn is_read_first(&self, gathered: &Gathered) -> bool {
+        let (bytes, blocks) = READ_FIRST;
+        // What describes a mapping, here and there, is in memory as well.
+        let described = 256 * gathered.map.len() as u64;
+        gathered.mode != Mode::Live
+            && self.layout.data_start() + self.plan.data_bytes + described <= bytes
+            && Blocks::new(&self.layout, &gathered.pages).nth(blocks).is_none()
+    }
+
     /// An upper bound for the length of the trailer, good enough to check limits by.
     fn trailer_bound(&self, gathered: &Gathered) -> u64 {
-        let blocks = self.plan.data_bytes / BLOCK + self.plan.segments.len() as u64 + 2;
+        let blocks = self.plan.data_bytes / BLOCK + self.layout.headers_count() + 2;
         (1 << 16) + 200 * gathered.map.len() as u64 + 24 * gathered.pages.len() as u64 + 64 * blocks
     }
 }
@@ -130,7 +149,7 @@ impl Prepared {
 fn copier(gathered: &Gathered, snapshot: &Snapshot<'_>, headers: Vec<u8>) -> Arc<Copier<Process>> {
     Arc::new(Copier {
         source: gathered.process.clone(),
-        map: gathered.map.clone(),
+        map: Arc::clone(&gathered.map),
         headers,
         touch: snapshot.touch,
         page_size: gathered.platform.page_size,
@@ -184,7 +203,12 @@ pub(super) fn to_file(
             Ok(())
         }
     };
-    let rules = Rules { workers: WORKERS, buffers: BUFFERS, time_limit: snapshot.time_limit };
+    let rules = Rules {
+        workers: WORKERS,
+        buffers: BUFFERS,
+        read_first: prepared.is_read_first(gathered),
+        time_limit: snapshot.time_limit,
+    };
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = prepared.swapped_last(gathered);
     let totals = copy(gathered, blocks, &copier, rules, Arc::new(finish), |_, _, copied| {
@@ -241,7 +265,7 @@ pub(super) fn to_stream(
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
     let mut stream = OutputStream::new(writer);
     // One worker, so that blocks come in order; a second buffer lets it read on while the first is sent.
-    let rules = Rules { workers: 1, buffers: 3, time_limit: snapshot.time_limit };
+    let rules = Rules { workers: 1, buffers: 3, read_first: false, time_limit: snapshot.time_limit };
     let finish = Arc::new(|_: &Block, _: &Buffer| Ok(()));
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = Blocks::new(&prepared.layout, &gathered.pages);
