@@ -58,6 +58,8 @@ struct Prepared {
     layout: Layout,
     origin: Origin,
     headers: Vec<u8>,
+    /// What the report should say of it.
+    remark: Option<String>,
 }
 
 fn prepare(
@@ -113,7 +115,7 @@ fn prepare(
         }
     }
     let headers = layout.headers(&notes);
-    Ok(Prepared { plan, layout, origin, headers })
+    Ok(Prepared { plan, layout, origin, headers, remark: None })
 }
 
 fn is_elf(gathered: &Gathered, region: &Region) -> bool {
@@ -185,6 +187,12 @@ pub(super) fn to_file(
     if reserved.as_ref().is_none_or(too_long) {
         prepared = prepare(gathered, snapshot, Some(LONG_ZEROS))?;
         reserved = Some(reserve(&prepared));
+        let (length, most) = (prepared.layout.data_end(), snapshot.max_apparent_size);
+        prepared.remark = (length > most).then(|| {
+            format!(
+                "the file looks longer than {most} bytes: without long never-touched stretches it is {length}"
+            )
+        });
     }
     reserved.unwrap_or(Ok(())).map_err(&failed)?;
 
@@ -335,6 +343,7 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
     gaps.sort();
     let pages = as_copied(&gathered.pages, &gaps, prepared.origin.touch);
     let mut remarks = gathered.remarks.clone();
+    remarks.extend(prepared.remark.clone());
     let left_in_ram = gathered.process.left_in_ram();
     if left_in_ram > 0 {
         remarks.push(format!(
