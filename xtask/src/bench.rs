@@ -26,13 +26,15 @@ pub struct Benchmark {
     pub prepare: fn(&Scene) -> Result<Contest, String>,
 }
 
-/// A target, and those that compete over it.
-pub type Contest = (Target, Vec<Contestant>);
+/// A target, unless each contestant brings its own, and those that compete.
+pub type Contest = (Option<Target>, Vec<Contestant>);
 
 /// Where a benchmark takes place.
 pub struct Scene {
     /// The release binary.
     pub memfetch: PathBuf,
+    /// The program that takes the roles of targets.
+    pub roles: PathBuf,
     /// An empty folder for outputs, on the disk that the target folder of the build is on.
     pub outputs: PathBuf,
     /// Where programs for the tests are installed.
@@ -71,11 +73,15 @@ pub fn compare(root: &Path, names: &[String]) -> Result<(), String> {
         let known: Vec<_> = known.iter().map(|benchmark| benchmark.name).collect();
         return Err(format!("no benchmark `{name}`; there are {}", known.join(", ")));
     }
-    must(&mut cargo(root, &["build", "--quiet", "--release", "--package", "memfetch-cli"]))?;
+    must(&mut cargo(
+        root,
+        &["build", "--quiet", "--release", "--package", "memfetch-cli", "--package", "memfetch-testkit"],
+    ))?;
     let outputs = root.join("target/bench");
     empty(&outputs)?;
     let memfetch = root.join("target/release/memfetch");
-    let scene = Scene { memfetch, outputs, tools: tools::folder(root) };
+    let roles = root.join("target/release/memfetch-target");
+    let scene = Scene { memfetch, roles, outputs, tools: tools::folder(root) };
     let file = root.join("docs/benchmarks.md");
     let mut text = fs::read_to_string(&file).unwrap_or_else(|_| HEAD.to_owned());
     let mut failures = Vec::new();

@@ -24,6 +24,12 @@ pub const ALL: &[Benchmark] = &[
         about: "A core of a Redis server that holds nothing: what a snapshot costs at least.",
         prepare: redis,
     },
+    Benchmark {
+        name: "churn",
+        about: "How long a process with 256 MiB in RAM takes to map, touch and unmap 200,000 times while each program \
+                takes a core of it once a second. (The peak memory is that process'.)",
+        prepare: churn,
+    },
 ];
 
 fn core_4g(scene: &Scene) -> Result<Contest, String> {
@@ -36,7 +42,7 @@ fn core_4g(scene: &Scene) -> Result<Contest, String> {
     dd.args(["if=/dev/zero", "bs=4M", "count=1024", "oflag=direct", "conv=fsync"]);
     dd.arg(format!("of={}", core(scene).display()));
     contestants.insert(2, Contestant { name: "dd".to_owned(), command: dd });
-    Ok((target, contestants))
+    Ok((Some(target), contestants))
 }
 
 fn reserved_8g(scene: &Scene) -> Result<Contest, String> {
@@ -45,7 +51,7 @@ fn reserved_8g(scene: &Scene) -> Result<Contest, String> {
         "import mmap, sys\nm = mmap.mmap(-1, 8 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)\n\
          for at in range(0, 4 << 20, 4096): m[at] = 1\nprint('ready', flush=True)\nsys.stdin.read()",
     )?;
-    Ok((target, snapshots(scene, &pid)?))
+    Ok((Some(target), snapshots(scene, &pid)?))
 }
 
 fn redis(scene: &Scene) -> Result<Contest, String> {
@@ -62,7 +68,26 @@ fn redis(scene: &Scene) -> Result<Contest, String> {
     }
     std::thread::sleep(std::time::Duration::from_millis(500));
     let pid = target.0.id().to_string();
-    Ok((target, snapshots(scene, &pid)?))
+    Ok((Some(target), snapshots(scene, &pid)?))
+}
+
+fn churn(scene: &Scene) -> Result<Contest, String> {
+    let under = |name: &str, program: Option<Command>| {
+        let mut command = Command::new(&scene.roles);
+        command.args(["churn-under", "200000"]);
+        if let Some(program) = program {
+            command.arg(program.get_program()).args(program.get_args());
+        }
+        Contestant { name: name.to_owned(), command }
+    };
+    let mut contestants = vec![under("nothing", None)];
+    for Contestant { name, mut command } in snapshots(scene, "PID")? {
+        if name.starts_with("memfetch") {
+            command.arg("--force");
+        }
+        contestants.push(under(&name, Some(command)));
+    }
+    Ok((None, contestants))
 }
 
 /// Snapshots of a process by memfetch, in both modes, and by gcore.

@@ -241,7 +241,7 @@ pub enum TouchWord {
     Resident,
     /// Also those in swap
     Stored,
-    /// Also those that reading faults into the process
+    /// Also those that reading faults into the process: of files and shared memory that cannot be opened
     All,
 }
 

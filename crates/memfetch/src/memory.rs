@@ -426,7 +426,8 @@ pub enum Touch {
     /// Also what is in swap, or in the memory object behind a shared mapping.
     #[default]
     Stored,
-    /// Also what has to be faulted into the target, clean file pages included.
+    /// Also what has to be faulted into the target: pages of files and of shared memory that cannot be had from what
+    /// is behind the mapping. Holes of shared memory are filled by that.
     All,
 }
 

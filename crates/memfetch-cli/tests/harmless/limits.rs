@@ -27,6 +27,16 @@ fn a_file_that_may_not_look_large() {
     }
 }
 
+#[test]
+fn a_length_that_the_bytes_themselves_pass_is_remarked() {
+    let _alone = alone();
+    let target = Target::spawn("reserved", &["128", "4"]);
+    let taken = snap(target.pid(), &["--mode", "live", "--max-apparent-size", "1M"]);
+    let remarks = taken.report["outcome"]["remarks"].to_string();
+    assert!(remarks.contains("longer than 1048576 bytes"), "{remarks}");
+    holds_the_reservation(&taken.image(), span_of(&target));
+}
+
 fn opens_in_gdb(taken: &Taken, span: Span) {
     let Some(gdb) = peers::find("gdb", "a core with segments that are left out in gdb") else { return };
     let start = span.start().get();

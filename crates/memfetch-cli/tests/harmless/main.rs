@@ -3,6 +3,7 @@
 //!
 //! Times and sizes are printed (`--nocapture`), and nothing is asserted about times.
 
+mod churn;
 mod crowds;
 mod files;
 mod forked;

@@ -1,5 +1,6 @@
 //! Copying one block: read its parts, note what could not be read, digest what goes into the file.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -47,7 +48,7 @@ pub(crate) struct Copied {
 /// Everything that the workers of one capture share.
 pub(crate) struct Copier<S> {
     pub source: S,
-    pub map: RegionMap,
+    pub map: Arc<RegionMap>,
     pub headers: Vec<u8>,
     pub touch: Touch,
     pub page_size: u64,

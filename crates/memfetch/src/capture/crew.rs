@@ -8,6 +8,7 @@
 //! time, and the threads are left to the end of this process.
 
 use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -114,7 +115,8 @@ pub(crate) fn run<S: PageSource>(
 
     // Whatever way this function is left, the workers stop at the next page.
     let _cancel = Cancel { copier, queue: &queue };
-    let mut loop_state = Loop { queue: &queue, idle: Vec::new(), made: 0, blocks, in_flight: 0, unread: 0 };
+    let mut loop_state =
+        Loop { queue: &queue, idle: Vec::new(), made: 0, blocks: blocks.peekable(), in_flight: 0, unread: 0 };
     let mut totals = Totals::default();
     let mut all_read = false;
     loop {
@@ -188,9 +190,11 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self, job: Reading) {
-        self.lock().to_read.push_back(job);
-        self.changed.notify_one();
+    fn read(&self, jobs: Vec<Reading>) {
+        if !jobs.is_empty() {
+            self.lock().to_read.extend(jobs);
+            self.changed.notify_all();
+        }
     }
 
     fn write(&self, job: Writing) {
@@ -221,11 +225,11 @@ impl Queue {
     }
 }
 
-struct Loop<'a, B> {
+struct Loop<'a, B: Iterator<Item = Block>> {
     queue: &'a Queue,
     idle: Vec<Buffer>,
     made: usize,
-    blocks: B,
+    blocks: Peekable<B>,
     in_flight: usize,
     unread: usize,
 }
@@ -233,8 +237,11 @@ struct Loop<'a, B> {
 impl<B: Iterator<Item = Block>> Loop<'_, B> {
     /// Hands out blocks while there are buffers; returns whether there are no more blocks.
     fn feed(&mut self, most: usize) -> Result<bool, Error> {
-        while self.in_flight < most {
-            let Some(block) = self.blocks.next() else { return Ok(true) };
+        // All at once, so that no worker finds nothing to read in between and begins to write.
+        let mut jobs = Vec::new();
+        while self.in_flight < most
+            && let Some(block) = self.blocks.next()
+        {
             let buffer = match self.idle.pop() {
                 Some(buffer) => buffer,
                 None => {
@@ -246,9 +253,10 @@ impl<B: Iterator<Item = Block>> Loop<'_, B> {
             debug_assert!(self.made <= most);
             self.in_flight += 1;
             self.unread += 1;
-            self.queue.read(Reading { block, buffer });
+            jobs.push(Reading { block, buffer });
         }
-        Ok(false)
+        self.queue.read(jobs);
+        Ok(self.blocks.peek().is_none())
     }
 }
 

@@ -46,7 +46,7 @@ fn copier(source: Fake) -> Arc<Copier<Fake>> {
     let map = crate::maps::parse(b"100000-900000 rw-p 00000000 00:00 0 \n").unwrap();
     Arc::new(Copier {
         source,
-        map: RegionMap::new(map.into_iter().collect()),
+        map: Arc::new(RegionMap::new(map.into_iter().collect())),
         headers: Vec::new(),
         touch: Touch::Stored,
         page_size: PAGE,
@@ -142,4 +142,17 @@ fn a_failing_output_stops_everything() {
     });
     let result = run(&copier(Fake::default()), blocks(PageState::Resident), rules(2), full, |_| Ok(()));
     assert!(matches!(result, Err(Failure::Error(Error::Output { .. }))));
+}
+
+#[test]
+fn with_room_for_all_everything_is_read_before_anything_is_written() {
+    let mut steps = Vec::new();
+    let roomy = Rules { buffers: 8, ..rules(1) };
+    let result = run(&copier(Fake::default()), blocks(PageState::Resident), roomy, nothing(), |step| {
+        steps.push(matches!(step, Step::AllRead));
+        Ok(())
+    });
+    assert!(result.is_ok());
+    assert_eq!(steps.iter().position(|all_read| *all_read), Some(0));
+    assert_eq!(steps.len(), 1 + 8);
 }

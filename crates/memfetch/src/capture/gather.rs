@@ -1,6 +1,7 @@
 //! [`gather`]: hold the process still as far as the mode says, and learn all about it but its bytes.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{ModeChoice, word};
@@ -23,7 +24,7 @@ pub(crate) struct Gathered {
     pub facts: ProcessFacts,
     pub record: ProcessRecord,
     pub threads: Vec<Thread>,
-    pub map: RegionMap,
+    pub map: Arc<RegionMap>,
     pub pages: PageRuns,
     pub started_ns: u64,
     pub remarks: Vec<String>,
@@ -56,7 +57,7 @@ pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, 
     let mut remarks = Vec::new();
     // Before the stop: a process that is held shows a state of its own for that.
     let facts = process.facts()?;
-    let frozen = match choice {
+    let mut frozen = match choice {
         ModeChoice::Live => None,
         ModeChoice::Freeze => Some(stop(process)?),
         ModeChoice::Auto => match stop(process) {
@@ -74,8 +75,8 @@ pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, 
     // A process number may have been given to another process between opening and stopping; while the stopped one
     // lives it cannot change any more.
     process.check()?;
-    let mut threads = match &frozen {
-        Some(frozen) => frozen.threads().to_vec(),
+    let mut threads = match &mut frozen {
+        Some(frozen) => frozen.take_threads(),
         None => process.threads()?,
     };
     let processor = xsave_components();
@@ -86,6 +87,7 @@ pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, 
         set.bytes = standard_layout(&set.bytes, &processor);
     }
     let (map, pages) = process.regions_and_pages()?;
+    let map = Arc::new(map);
     let record = ProcessRecord {
         pid: facts.pid,
         ppid: facts.ppid,

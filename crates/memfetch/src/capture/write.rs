@@ -30,9 +30,11 @@ use crate::threads::Registers;
 const LONG_ZEROS: u64 = 1 << 20;
 /// How many blocks are read and written at once to a file: enough for several writes to be in flight.
 const WORKERS: usize = 4;
-/// How many blocks are in memory at once, at the most: a process with less in RAM is read whole before the first byte is
-/// written, and held for no longer than that.
+/// How many blocks are in memory at once, at the most, where they may be full.
 const BUFFERS: usize = 32;
+/// Up to so many bytes, in so many blocks, everything is read before anything is written: a process that is held still
+/// does not wait for the disk then. Blocks that are mostly empty cost no memory.
+const READ_FIRST: (u64, usize) = (28 << 20, 1024);
 
 impl PageSource for Process {
     fn fetch(
@@ -56,6 +58,8 @@ struct Prepared {
     layout: Layout,
     origin: Origin,
     headers: Vec<u8>,
+    /// What the report should say of it.
+    remark: Option<String>,
 }
 
 fn prepare(
@@ -76,7 +80,7 @@ fn prepare(
         split_zeros,
         page_size: gathered.platform.page_size,
     };
-    let plan = Plan::make(&gathered.map, &gathered.pages, &wishes, |region| is_elf(gathered, region));
+    let mut plan = Plan::make(&gathered.map, &gathered.pages, &wishes, |region| is_elf(gathered, region));
     let uname = rustix::system::uname();
     let mut origin = Origin {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -90,26 +94,32 @@ fn prepare(
         // The longest number, so that the note's length does not change when the real one is known.
         trailer_offset: u64::MAX,
     };
-    let description_len = note::encode(&origin).len();
-    let encode = |origin: &Origin| {
-        let mut description = note::encode(origin);
-        description.resize(description_len, b' ');
-        notes::encode(
-            gathered.platform,
-            &gathered.record,
-            &gathered.threads,
-            &gathered.map,
-            (note::OWNER, note::TYPE_ORIGIN, &description),
-        )
-    };
-    let notes_len = encode(&origin).len() as u64;
-    let layout = Layout::new(gathered.platform, plan.segments.clone(), notes_len).ok_or_else(|| {
+    let mut description = note::encode(&origin);
+    description.resize(description.len().next_multiple_of(4), b' ');
+    let mut notes = notes::encode(
+        gathered.platform,
+        &gathered.record,
+        &gathered.threads,
+        &gathered.map,
+        (note::OWNER, note::TYPE_ORIGIN, &description),
+    );
+    let notes_len = notes.len() as u64;
+    let segments = std::mem::take(&mut plan.segments);
+    let layout = Layout::new(gathered.platform, segments, notes_len).ok_or_else(|| {
         let source = std::io::Error::other("the offsets do not fit the word size of the process");
         Error::Os { action: "lay out the image".into(), source }
     })?;
     origin.trailer_offset = layout.data_end();
-    let headers = layout.headers(&encode(&origin));
-    Ok(Prepared { plan, layout, origin, headers })
+    let told = note::encode(&origin);
+    // It is the last note, and ends with it: with thousands of threads the others take megabytes.
+    if let Some(place) = notes.len().checked_sub(description.len()).and_then(|at| notes.get_mut(at..)) {
+        place.fill(b' ');
+        if let Some(place) = place.get_mut(..told.len()) {
+            place.copy_from_slice(&told);
+        }
+    }
+    let headers = layout.headers(&notes);
+    Ok(Prepared { plan, layout, origin, headers, remark: None })
 }
 
 fn is_elf(gathered: &Gathered, region: &Region) -> bool {
@@ -139,9 +149,21 @@ impl Prepared {
         merged
     }
 
+    /// How many blocks are in memory at once.
+    fn buffers(&self, gathered: &Gathered) -> usize {
+        let (bytes, most) = READ_FIRST;
+        // What describes a mapping, here and there, is in memory as well.
+        let described = 256 * gathered.map.len() as u64;
+        if self.layout.data_start() + self.plan.data_bytes + described > bytes {
+            return BUFFERS;
+        }
+        let blocks = Blocks::new(&self.layout, &gathered.pages).take(most + 1).count();
+        if blocks <= most { blocks.max(BUFFERS) } else { BUFFERS }
+    }
+
     /// An upper bound for the length of the trailer, good enough to check limits by.
     fn trailer_bound(&self, gathered: &Gathered) -> u64 {
-        let blocks = self.plan.data_bytes / BLOCK + self.plan.segments.len() as u64 + 2;
+        let blocks = self.plan.data_bytes / BLOCK + self.layout.headers_count() + 2;
         (1 << 16) + 200 * gathered.map.len() as u64 + 24 * gathered.pages.len() as u64 + 64 * blocks
     }
 }
@@ -149,7 +171,7 @@ impl Prepared {
 fn copier(gathered: &Gathered, snapshot: &Snapshot<'_>, headers: Vec<u8>) -> Arc<Copier<Process>> {
     Arc::new(Copier {
         source: gathered.process.clone(),
-        map: gathered.map.clone(),
+        map: Arc::clone(&gathered.map),
         headers,
         touch: snapshot.touch,
         page_size: gathered.platform.page_size,
@@ -185,6 +207,12 @@ pub(super) fn to_file(
     if reserved.as_ref().is_none_or(too_long) {
         prepared = prepare(gathered, snapshot, Some(LONG_ZEROS))?;
         reserved = Some(reserve(&prepared));
+        let (length, most) = (prepared.layout.data_end(), snapshot.max_apparent_size);
+        prepared.remark = (length > most).then(|| {
+            format!(
+                "the file looks longer than {most} bytes: without long never-touched stretches it is {length}"
+            )
+        });
     }
     reserved.unwrap_or(Ok(())).map_err(&failed)?;
     for extent in prepared.extents(gathered).iter().filter(|extent| extent.len >= BLOCK) {
@@ -206,7 +234,8 @@ pub(super) fn to_file(
             Ok(())
         }
     };
-    let rules = Rules { workers: WORKERS, buffers: BUFFERS, time_limit: snapshot.time_limit };
+    let buffers = prepared.buffers(gathered);
+    let rules = Rules { workers: WORKERS, buffers, time_limit: snapshot.time_limit };
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = prepared.swapped_last(gathered);
     let totals = copy(gathered, blocks, &copier, rules, Arc::new(finish), |_, _, copied| {
@@ -263,7 +292,8 @@ pub(super) fn to_stream(
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
     let mut stream = OutputStream::new(writer);
     // One worker, so that blocks come in order; more buffers let it read on while the first is sent.
-    let rules = Rules { workers: 1, buffers: BUFFERS, time_limit: snapshot.time_limit };
+    let buffers = prepared.buffers(gathered);
+    let rules = Rules { workers: 1, buffers, time_limit: snapshot.time_limit };
     let finish = Arc::new(|_: &Block, _: &Buffer| Ok(()));
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = Blocks::new(&prepared.layout, &gathered.pages);
@@ -333,6 +363,7 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
     gaps.sort();
     let pages = as_copied(&gathered.pages, &gaps, prepared.origin.touch);
     let mut sentences = gathered.remarks.clone();
+    sentences.extend(prepared.remark.clone());
     let left_in_ram = gathered.process.left_in_ram();
     if left_in_ram > 0 {
         sentences.push(format!(

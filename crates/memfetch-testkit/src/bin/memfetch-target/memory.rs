@@ -295,14 +295,11 @@ fn churn(arguments: &[String]) {
     static ROUNDS: AtomicU64 = AtomicU64::new(0);
     static WORST: AtomicU64 = AtomicU64::new(0);
     let bytes = argument(arguments, 0, 64_usize) << 20;
-    let start = map(bytes, READ_WRITE, PRIVATE);
-    fill(start, bytes);
+    let start = filled(bytes);
     std::thread::spawn(|| {
         loop {
             let started = std::time::Instant::now();
-            let at = map(64 * PAGE, READ_WRITE, PRIVATE);
-            fill(at, 8 * PAGE);
-            unmap(at, 64 * PAGE);
+            churn_once();
             ROUNDS.fetch_add(1, Ordering::Relaxed);
             let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
             WORST.fetch_max(took, Ordering::Relaxed);
@@ -315,6 +312,20 @@ fn churn(arguments: &[String]) {
         "worst" => WORST.swap(0, Ordering::Relaxed).to_string(),
         other => unknown(other),
     });
+}
+
+/// One round of it.
+pub fn churn_once() {
+    let at = map(64 * PAGE, READ_WRITE, PRIVATE);
+    fill(at, 8 * PAGE);
+    unmap(at, 64 * PAGE);
+}
+
+/// Maps and fills private memory, and returns its address.
+pub fn filled(bytes: usize) -> usize {
+    let start = map(bytes, READ_WRITE, PRIVATE);
+    fill(start, bytes);
+    start
 }
 
 /// `names FOLDER`: one-page mappings of files in a folder with a space, a newline and ` (deleted)` in their names;

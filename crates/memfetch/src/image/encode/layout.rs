@@ -129,6 +129,12 @@ impl Layout {
         self.data_end
     }
 
+    /// How many program headers there are.
+    #[must_use]
+    pub fn headers_count(&self) -> u64 {
+        self.table.len() as u64 + 1
+    }
+
     /// The segments whose bytes are in the file, in the order of the file. Nothing lies between them.
     #[must_use]
     pub fn saved(&self) -> &[Placed] {
@@ -141,6 +147,7 @@ impl Layout {
         debug_assert_eq!(notes.len() as u64, self.notes_len);
         let sizes = Sizes::of(self.platform.word);
         let mut out = Encoder::new(self.platform);
+        out.out.reserve(self.data_start as usize);
         let count = self.table.len() as u64 + 1;
         let extended = count >= PN_XNUM;
         let section_headers = sizes.file_header + count * sizes.program_header;

@@ -206,6 +206,12 @@ impl Frozen {
         &self.threads
     }
 
+    /// As [`Frozen::threads`], which has none any more afterwards.
+    #[must_use]
+    pub fn take_threads(&mut self) -> Vec<Thread> {
+        std::mem::take(&mut self.threads)
+    }
+
     /// What is known so far; the pause is the time that the stop itself took.
     #[must_use]
     pub fn report(&self) -> &StopReport {
