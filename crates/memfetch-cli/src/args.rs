@@ -32,7 +32,7 @@ Examples:
 
 Exit codes:
   0  done
-  1  nothing found, or different (verify: altered or incomplete)
+  1  nothing found, or different (verify: altered or incomplete; maps: incomplete)
   2  error
   3  done with gaps: something that was wanted could not be read
 
@@ -121,7 +121,7 @@ pub struct SnapArgs {
     /// What to write
     #[arg(long, value_name = "FORMAT", default_value = "core", help_heading = "Output")]
     pub format: Format,
-    /// Overwrite a file that is there
+    /// Overwrite a file that is there; never a device, a pipe or a socket
     #[arg(long, help_heading = "Output")]
     pub force: bool,
     /// The largest apparent size of the file, holes counted: 512M, 4GiB ... Beyond it, long stretches of
@@ -164,7 +164,12 @@ Examples:
   memfetch maps self --skip file
   memfetch maps ./redis-server.1234.core
   memfetch maps 1234 --only 0x7ffd1000         the mapping that holds this address
-  memfetch maps 1234 --json | jq 'map(.pages.swapped) | add'")]
+  memfetch maps 1234 --json | jq 'map(.pages.swapped) | add'
+
+Exit codes:
+  0  listed
+  1  no such mapping, or the image was cut short: what is left of it is listed
+  2  error")]
 pub struct MapsArgs {
     /// A process (number, name, or `self`) or an ELF core
     #[arg(value_name = "SOURCE", value_hint = ValueHint::FilePath)]

@@ -177,6 +177,10 @@ fn of_output(source: &OutputError) -> Option<String> {
         OutputError::Exists => {
             "`--force` overwrites it, `-o` gives another name (%t in it is the time)".to_owned()
         }
+        OutputError::NoFile(_) => {
+            "`-o` gives another name; `-o -` writes to standard output, which may be a pipe or a device"
+                .to_owned()
+        }
         OutputError::NoSpace { needed, free } => format!(
             "{} more are needed: `-o` writes elsewhere, `--only`, `--skip` or `--contents minimal` saves less",
             size(needed.saturating_sub(*free), Units::Full)
@@ -191,7 +195,17 @@ fn of_output(source: &OutputError) -> Option<String> {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                 "`-o` names another directory".to_owned()
             }
-            ErrorKind::NotFound | ErrorKind::NotADirectory => "the directory has to be there".to_owned(),
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                "the directory has to be there, and take files".to_owned()
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                "`-o` writes elsewhere, `--only`, `--skip` or `--contents minimal` saves less".to_owned()
+            }
+            ErrorKind::FileTooLarge => {
+                "`ulimit -f unlimited` lifts the limit where it is this process' own; \
+                 `--only`, `--skip` or `--contents minimal` saves less"
+                    .to_owned()
+            }
             _ => return None,
         },
         _ => return None,
@@ -253,6 +267,7 @@ mod tests {
     fn outputs_that_cannot_be_written() {
         for (source, word) in [
             (OutputError::Exists, "--force"),
+            (OutputError::NoFile("a device"), "`-o -`"),
             (OutputError::NoSpace { needed: 3 << 30, free: 1 << 30 }, "2 GiB more"),
             (OutputError::SizeLimit { needed: 9, limit: 5 }, "ulimit -f unlimited"),
         ] {

@@ -14,6 +14,7 @@ mod progress;
 mod quantity;
 mod report;
 mod source;
+mod stdout;
 mod summary;
 mod template;
 mod text;

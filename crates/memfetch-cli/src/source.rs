@@ -4,7 +4,37 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use memfetch::image::{Completeness, Shortfall};
 use memfetch::{Error, Image, Memory, Process};
+
+/// What a word on the command line meant.
+pub enum Source {
+    /// A running process.
+    Process(Process),
+    /// A file.
+    Image(Box<Image>),
+}
+
+impl Source {
+    /// As memory, whatever it is.
+    pub fn memory(&self) -> &dyn Memory {
+        match self {
+            Self::Process(process) => process,
+            Self::Image(image) => image.as_ref(),
+        }
+    }
+
+    /// What it lacks that it should have.
+    pub fn shortfall(&self) -> Option<&Shortfall> {
+        match self {
+            Self::Image(image) => match image.completeness() {
+                Completeness::Incomplete(why) => Some(why),
+                Completeness::Complete | Completeness::Foreign => None,
+            },
+            Self::Process(_) => None,
+        }
+    }
+}
 
 /// The process that the word means: a number, a name, or `self`.
 pub fn process(word: &OsStr) -> Result<Process, Error> {
@@ -16,20 +46,20 @@ pub fn process(word: &OsStr) -> Result<Process, Error> {
 
 /// What the word means: a path with a slash is an image; a number and `self` are a process; another word is an
 /// image where a file of that name is one, and else the name of a process.
-pub fn open(word: &OsStr) -> Result<Box<dyn Memory>, Error> {
+pub fn open(word: &OsStr) -> Result<Source, Error> {
     let path = Path::new(word);
     if word.as_bytes().contains(&b'/') {
-        return Ok(Box::new(Image::open(path)?));
+        return Ok(Source::Image(Box::new(Image::open(path)?)));
     }
     if is_process_only(word) || !path.is_file() {
-        return Ok(Box::new(process(word)?));
+        return Ok(Source::Process(process(word)?));
     }
     match Image::open(path) {
-        Ok(image) => Ok(Box::new(image)),
+        Ok(image) => Ok(Source::Image(Box::new(image))),
         // A file that only happens to be called like a process; where there is no such process it was meant.
         Err(about_file) => match process(word) {
             Err(Error::NoSuchProcess(_)) => Err(about_file),
-            found => Ok(Box::new(found?)),
+            found => Ok(Source::Process(found?)),
         },
     }
 }

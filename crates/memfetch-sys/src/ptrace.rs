@@ -187,6 +187,32 @@ pub fn user_regs(tid: i32) -> io::Result<Option<UserRegs>> {
     Ok(bytes.get(..span.iov_len).and_then(UserRegs::from_bytes))
 }
 
+/// The general registers as those of a 64-bit task, whatever mode it runs in just now (`PTRACE_GETREGS`).
+///
+/// `PTRACE_GETREGSET` goes by the mode of the tracee, this request by that of its caller.
+///
+/// # Errors
+///
+/// As for [`register_set`].
+pub fn wide_user_regs(tid: i32) -> io::Result<UserRegs> {
+    let mut bytes = [0_u8; UserRegs::BYTES];
+    // SAFETY: to a 64-bit caller the kernel writes a `user_regs_struct`, 216 bytes, and `bytes` is as long.
+    answer(unsafe { libc::ptrace(libc::PTRACE_GETREGS, tid, 0_usize, bytes.as_mut_ptr()) })?;
+    UserRegs::from_bytes(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The x87 and SSE registers as those of a 64-bit task (`PTRACE_GETFPREGS`): `struct user_fpregs_struct`.
+///
+/// # Errors
+///
+/// As for [`register_set`].
+pub fn wide_float_regs(tid: i32) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0_u8; size_of::<libc::user_fpregs_struct>()];
+    // SAFETY: to a 64-bit caller the kernel writes a `user_fpregs_struct`, and `bytes` is as long.
+    answer(unsafe { libc::ptrace(libc::PTRACE_GETFPREGS, tid, 0_usize, bytes.as_mut_ptr()) })?;
+    Ok(bytes)
+}
+
 /// Sets the general registers of a 64-bit task.
 ///
 /// # Errors

@@ -188,6 +188,21 @@ impl Span {
         (Self { start: self.start, end: at }, Self { start: at, end: self.end })
     }
 
+    /// What the spans cover together: ascending, with gaps between them; empty ones cover nothing.
+    #[must_use]
+    pub fn union(spans: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut spans: Vec<Self> = spans.into_iter().filter(|span| !span.is_empty()).collect();
+        spans.sort_unstable();
+        spans.dedup_by(|next, last| {
+            let touches = next.start <= last.end;
+            if touches {
+                last.end = last.end.max(next.end);
+            }
+            touches
+        });
+        spans
+    }
+
     /// The span in pieces that end at multiples of `size` (a power of two): the unit in which work is batched.
     pub fn pieces(self, size: u64) -> impl Iterator<Item = Self> {
         let mut rest = self;
@@ -231,6 +246,13 @@ mod tests {
         assert_eq!(pieces, [span(10, 16), span(16, 32), span(32, 35)]);
         assert_eq!(span(5, 5).pieces(16).count(), 0);
         assert_eq!(span(16, 32).pieces(16).collect::<Vec<_>>(), [span(16, 32)]);
+    }
+
+    #[test]
+    fn a_union_has_gaps_between_its_parts() {
+        let spans = [span(30, 40), span(5, 10), span(7, 8), span(10, 12), span(20, 20), span(35, 50)];
+        assert_eq!(Span::union(spans), [span(5, 12), span(30, 50)]);
+        assert_eq!(Span::union([]), []);
     }
 
     #[test]

@@ -208,6 +208,9 @@ pub enum OutputError {
     /// Something has that name already.
     #[error("the file exists")]
     Exists,
+    /// The name is that of something that no image may take the place of.
+    #[error("it is {0}, and no file to overwrite")]
+    NoFile(&'static str),
     /// The file system lacks the room.
     #[error("it needs {needed} bytes, and {free} are free")]
     NoSpace {

@@ -5,15 +5,23 @@ use std::io::{self, BufWriter, Write};
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::plan::Maps;
+use crate::text::printable;
 use crate::{map_table, source};
 
-/// Lists the mappings that are wanted.
+/// Lists the mappings that are wanted; of an image that was cut short, those that are known.
 pub fn run(plan: &Maps) -> Result<Ending, Failure> {
-    let memory = source::open(&plan.source)?;
+    let source = source::open(&plan.source)?;
+    let memory = source.memory();
     let regions = memory.regions()?;
     let wanted: Vec<_> = regions.iter().filter(|region| plan.selection.wants(region)).collect();
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    map_table::write(memory.as_ref(), &wanted, plan.layout, &mut out)?;
+    map_table::write(memory, &wanted, plan.layout, &mut out)?;
     out.flush()?;
-    Ok(if wanted.is_empty() { Ending::Different } else { Ending::Done })
+    let shortfall = source.shortfall();
+    if let Some(why) = shortfall {
+        // Standard output is for the table, which a program may read.
+        let name = printable(&plan.source);
+        let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost is not counted");
+    }
+    Ok(if wanted.is_empty() || shortfall.is_some() { Ending::Different } else { Ending::Done })
 }

@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::plan::{Output, Snap, Telling};
 use crate::progress::Bar;
 use crate::report::report;
+use crate::stdout::Stdout;
 use crate::template::{Facts, Template};
 use crate::text::printable;
 use crate::{source, summary};
@@ -67,8 +68,8 @@ fn take(process: &Process, plan: &Snap) -> Result<Report, Failure> {
         Output::Files(template) => Ok(snapshot.write_core(file_name(template, process))?),
         Output::Stdout => {
             // Not through the standard library's handle, which looks for newlines in what it is given.
-            let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-            Ok(snapshot.write_core_to(&mut stdout)?)
+            let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+            Ok(snapshot.write_core_to(&mut Stdout::new(stdout)?)?)
         }
     }
 }

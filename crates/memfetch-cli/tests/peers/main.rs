@@ -29,16 +29,25 @@ impl Pair {
             Duration::from_secs(120),
         );
         assert!(pair.theirs().exists(), "gcore made no core: {}", text(&output));
-        let output = run(
-            Command::new(env!("CARGO_BIN_EXE_memfetch"))
-                .args(["snap", &pid.to_string(), "--mode", "freeze", "-o"])
-                .arg(pair.ours()),
-            Duration::from_secs(60),
-        );
-        assert!(output.status.success(), "{}", text(&output));
+        pair.snap("default", &pair.ours());
+        pair.snap("minimal", &pair.minimal());
         pair.compare_memory();
         pair.compare_live();
         pair
+    }
+
+    fn snap(&self, contents: &str, path: &Path) {
+        let output = run(
+            Command::new(env!("CARGO_BIN_EXE_memfetch"))
+                .args(["snap", &self.pid.to_string(), "--mode", "freeze", "--contents", contents, "-o"])
+                .arg(path),
+            Duration::from_secs(60),
+        );
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
+    fn minimal(&self) -> std::path::PathBuf {
+        self.folder.path().join("minimal.core")
     }
 
     fn ours(&self) -> std::path::PathBuf {
@@ -122,6 +131,10 @@ fn check(program: Option<programs::Running>) {
         }
         let ours = (view.show)(&tool, &pair.ours(), &exe);
         let theirs = (view.show)(&tool, &pair.theirs(), &exe);
+        if view.needs_only_stacks {
+            let minimal = (view.show)(&tool, &pair.minimal(), &exe);
+            assert_eq!(minimal.facts, theirs.facts, "{what}, with minimal contents");
+        }
         for complaint in &ours.complaints {
             assert!(
                 theirs.complaints.contains(complaint),

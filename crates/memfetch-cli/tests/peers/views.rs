@@ -23,16 +23,18 @@ pub struct View {
     pub program: &'static str,
     /// Runs it over a core of an executable.
     pub show: fn(&Path, &Path, &Path) -> Seen,
+    /// Whether it tells the same of a core with minimal contents.
+    pub needs_only_stacks: bool,
 }
 
 /// All ways.
 pub const ALL: &[View] = &[
-    View { program: "gdb", show: gdb },
-    View { program: "lldb", show: lldb },
-    View { program: "eu-readelf", show: eu_readelf },
-    View { program: "eu-stack", show: eu_stack },
-    View { program: "eu-unstrip", show: eu_unstrip },
-    View { program: "drgn", show: drgn },
+    View { program: "gdb", show: gdb, needs_only_stacks: false },
+    View { program: "lldb", show: lldb, needs_only_stacks: false },
+    View { program: "eu-readelf", show: eu_readelf, needs_only_stacks: false },
+    View { program: "eu-stack", show: eu_stack, needs_only_stacks: true },
+    View { program: "eu-unstrip", show: eu_unstrip, needs_only_stacks: true },
+    View { program: "drgn", show: drgn, needs_only_stacks: false },
 ];
 
 const LIMIT: Duration = Duration::from_secs(180);

@@ -1,12 +1,16 @@
 //! [`run`]: workers that copy blocks, and the loop that feeds and watches them.
 //!
+//! A worker reads while there is a buffer to read into, and digests and writes otherwise: the process may be held until
+//! its memory has been read, and not for longer. A small one is read whole before the first byte is written.
+//!
 //! A read of another process' memory can block for ever in the kernel, and nothing can interrupt it. So the
 //! workers own all that they touch, and the loop that waits for them can give them up: the capture then fails in
 //! time, and the threads are left to the end of this process.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +22,9 @@ use crate::error::{Error, OutputError};
 use crate::image::trailer::BLOCK;
 use crate::memory::Gaps;
 
+/// So many blocks may be in memory at once, however little is in them.
+const MANY: usize = 1024;
+
 /// How often the loop looks whether a worker is stuck.
 const WATCH: Duration = Duration::from_millis(100);
 
@@ -26,11 +33,8 @@ const WATCH: Duration = Duration::from_millis(100);
 pub(crate) struct Rules {
     /// How many blocks are copied at once. With one, they are done in the order in which they are given.
     pub workers: usize,
-    /// How many blocks are in memory at once.
+    /// How many full blocks are in memory at once; more of those that are not full.
     pub buffers: usize,
-    /// Whether everything is read before anything goes to the output, so that who waits for the end of the reading
-    /// does not wait for the disk. All of it is in memory then, whatever `buffers` says.
-    pub read_first: bool,
     /// For how long a read may take.
     pub time_limit: Option<Duration>,
 }
@@ -61,14 +65,22 @@ pub(crate) enum Step<'a> {
     AllRead,
 }
 
-struct Job {
+/// A block to read.
+struct Reading {
     block: Block,
     buffer: Buffer,
 }
 
+/// A block that was read, to be digested and written.
+struct Writing {
+    block: Block,
+    buffer: Buffer,
+    copied: Copied,
+}
+
 enum Event {
     Read,
-    Done(Box<(Block, Buffer, Copied)>),
+    Done(Box<Writing>),
     Failed(Error),
 }
 
@@ -83,8 +95,7 @@ pub(crate) fn run<S: PageSource>(
     finish: Arc<Finish>,
     mut step: impl FnMut(Step<'_>) -> Result<(), Error>,
 ) -> Result<Totals, Failure> {
-    let (jobs, queue) = channel();
-    let queue = Arc::new(Mutex::new(queue));
+    let queue = Arc::new(Queue::default());
     let (events, inbox) = channel();
     let mut beats = Vec::new();
     for _ in 0..rules.workers {
@@ -96,7 +107,6 @@ pub(crate) fn run<S: PageSource>(
             events: events.clone(),
             finish: Arc::clone(&finish),
             beat,
-            read_first: rules.read_first,
         };
         thread::Builder::new()
             .name("memfetch-copy".into())
@@ -106,18 +116,13 @@ pub(crate) fn run<S: PageSource>(
     drop(events);
 
     // Whatever way this function is left, the workers stop at the next page.
-    let _cancel = Cancel(copier);
-    let most = if rules.read_first { usize::MAX } else { rules.buffers };
+    let _cancel = Cancel { copier, queue: &queue };
     let mut loop_state =
-        Loop { jobs: Some(jobs), idle: Vec::new(), made: 0, blocks, in_flight: 0, unread: 0 };
+        Loop { queue: &queue, idle: Vec::new(), made: 0, blocks, in_flight: 0, held_bytes: 0, unread: 0 };
     let mut totals = Totals::default();
     let mut all_read = false;
     loop {
-        let exhausted = loop_state.feed(most).map_err(Failure::Error)?;
-        if exhausted && rules.read_first {
-            // The workers see that there is no more to read.
-            loop_state.jobs = None;
-        }
+        let exhausted = loop_state.feed(rules.buffers).map_err(Failure::Error)?;
         if exhausted && loop_state.unread == 0 && !all_read {
             all_read = true;
             step(Step::AllRead).map_err(Failure::Error)?;
@@ -128,11 +133,15 @@ pub(crate) fn run<S: PageSource>(
         match inbox.recv_timeout(WATCH) {
             Ok(Event::Read) => loop_state.unread -= 1,
             Ok(Event::Done(done)) => {
-                let (block, buffer, copied) = *done;
+                let Writing { block, buffer, copied } = *done;
                 loop_state.in_flight -= 1;
+                loop_state.held_bytes -= bytes_of(&block);
                 step(Step::Block { block: &block, bytes: &buffer, copied: &copied })
                     .map_err(Failure::Error)?;
-                if !rules.read_first {
+                if loop_state.made > rules.buffers {
+                    // Used again for other blocks they would fill up.
+                    loop_state.made -= 1;
+                } else {
                     loop_state.idle.push(buffer);
                 }
                 totals.add(copied);
@@ -153,27 +162,91 @@ pub(crate) fn run<S: PageSource>(
     }
 }
 
-struct Cancel<'a, S>(&'a Copier<S>);
+struct Cancel<'a, S> {
+    copier: &'a Copier<S>,
+    queue: &'a Queue,
+}
 
 impl<S> Drop for Cancel<'_, S> {
     fn drop(&mut self) {
-        self.0.cancelled.store(true, Ordering::Relaxed);
+        self.copier.cancelled.store(true, Ordering::Relaxed);
+        self.queue.close();
     }
 }
 
-struct Loop<B> {
-    jobs: Option<Sender<Job>>,
+/// What there is to do: reading comes first.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    to_read: VecDeque<Reading>,
+    to_write: VecDeque<Writing>,
+    closed: bool,
+}
+
+enum Job {
+    Read(Reading),
+    Write(Writing),
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, job: Reading) {
+        self.lock().to_read.push_back(job);
+        self.changed.notify_one();
+    }
+
+    fn write(&self, job: Writing) {
+        self.lock().to_write.push_back(job);
+        self.changed.notify_one();
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for something to do; `None` once the queue is closed.
+    fn next(&self) -> Option<Job> {
+        let mut waiting = self.lock();
+        loop {
+            if waiting.closed {
+                return None;
+            }
+            if let Some(job) = waiting.to_read.pop_front() {
+                return Some(Job::Read(job));
+            }
+            if let Some(job) = waiting.to_write.pop_front() {
+                return Some(Job::Write(job));
+            }
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+struct Loop<'a, B> {
+    queue: &'a Queue,
     idle: Vec<Buffer>,
     made: usize,
     blocks: B,
     in_flight: usize,
+    /// The bytes of the blocks that are in flight.
+    held_bytes: u64,
     unread: usize,
 }
 
-impl<B: Iterator<Item = Block>> Loop<B> {
+impl<B: Iterator<Item = Block>> Loop<'_, B> {
     /// Hands out blocks while there are buffers; returns whether there are no more blocks.
     fn feed(&mut self, most: usize) -> Result<bool, Error> {
-        while self.in_flight < most {
+        // Of a block with little in it, little of its buffer is in RAM.
+        while self.held_bytes < most as u64 * BLOCK && self.in_flight < most.max(MANY) {
             let Some(block) = self.blocks.next() else { return Ok(true) };
             let buffer = match self.idle.pop() {
                 Some(buffer) => buffer,
@@ -183,14 +256,17 @@ impl<B: Iterator<Item = Block>> Loop<B> {
                         .map_err(|source| Error::Os { action: "allocate a buffer".into(), source })?
                 }
             };
-            debug_assert!(self.made <= most);
             self.in_flight += 1;
+            self.held_bytes += bytes_of(&block);
             self.unread += 1;
-            // Fails only where all workers are gone, which the next receive reports.
-            let _ = self.jobs.as_ref().map(|jobs| jobs.send(Job { block, buffer }));
+            self.queue.read(Reading { block, buffer });
         }
         Ok(false)
     }
+}
+
+fn bytes_of(block: &Block) -> u64 {
+    block.parts.iter().map(|part| part.len).sum()
 }
 
 impl Totals {
@@ -204,50 +280,39 @@ impl Totals {
 
 struct Worker<S> {
     copier: Arc<Copier<S>>,
-    queue: Arc<Mutex<Receiver<Job>>>,
+    queue: Arc<Queue>,
     events: Sender<Event>,
     finish: Arc<Finish>,
     beat: Arc<Heartbeat>,
-    read_first: bool,
 }
 
 impl<S: PageSource> Worker<S> {
     fn work(&self) {
-        let mut kept = Vec::new();
-        loop {
-            let job = self.queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(Job { block, mut buffer }) = job else { break };
-            let event = match self.copier.read(&block, &mut buffer, &self.beat) {
-                Ok(copied) => {
-                    // The loop is gone where nobody listens; the next send finds that out.
-                    let _ = self.events.send(Event::Read);
-                    if self.read_first {
-                        kept.push((block, buffer, copied));
-                        continue;
-                    }
-                    self.finish(block, buffer, copied)
-                }
-                Err(error) => Event::Failed(error),
+        while let Some(job) = self.queue.next() {
+            let done = match job {
+                Job::Read(job) => self.read(job),
+                Job::Write(job) => self.write(job),
             };
-            if self.events.send(event).is_err() {
-                return;
-            }
-        }
-        for (block, buffer, copied) in kept {
-            if self.events.send(self.finish(block, buffer, copied)).is_err() {
-                return;
+            // Where nobody listens any more, the queue is closed as well.
+            if let Err(error) = done {
+                let _ = self.events.send(Event::Failed(error));
             }
         }
     }
 
-    fn finish(&self, block: Block, buffer: Buffer, mut copied: Copied) -> Event {
-        copied.digest = Copier::<S>::digest(&block, &buffer);
-        if !self.copier.cancelled.load(Ordering::Relaxed)
-            && let Err(error) = (self.finish)(&block, &buffer)
-        {
-            return Event::Failed(error);
-        }
-        Event::Done(Box::new((block, buffer, copied)))
+    fn read(&self, Reading { block, mut buffer }: Reading) -> Result<(), Error> {
+        let copied = self.copier.read(&block, &mut buffer, &self.beat)?;
+        // Told before anybody can have written it, so that the last block read is known as such.
+        let _ = self.events.send(Event::Read);
+        self.queue.write(Writing { block, buffer, copied });
+        Ok(())
+    }
+
+    fn write(&self, mut job: Writing) -> Result<(), Error> {
+        job.copied.digest = Copier::<S>::digest(&job.block, &job.buffer);
+        (self.finish)(&job.block, &job.buffer)?;
+        let _ = self.events.send(Event::Done(Box::new(job)));
+        Ok(())
     }
 }
 

@@ -67,7 +67,7 @@ fn blocks(state: PageState) -> impl Iterator<Item = Block> {
 }
 
 fn rules(workers: usize) -> Rules {
-    Rules { workers, buffers: workers + 1, read_first: false, time_limit: Some(Duration::from_millis(300)) }
+    Rules { workers, buffers: workers + 1, time_limit: Some(Duration::from_millis(300)) }
 }
 
 fn nothing() -> Arc<Finish> {
@@ -142,26 +142,4 @@ fn a_failing_output_stops_everything() {
     });
     let result = run(&copier(Fake::default()), blocks(PageState::Resident), rules(2), full, |_| Ok(()));
     assert!(matches!(result, Err(Failure::Error(Error::Output { .. }))));
-}
-
-#[test]
-fn what_is_read_first_is_let_go_before_anything_is_written() {
-    let mut steps = Vec::new();
-    let first = Rules { read_first: true, ..rules(1) };
-    let result = run(&copier(Fake::default()), blocks(PageState::Resident), first, nothing(), |step| {
-        steps.push(matches!(step, Step::AllRead));
-        Ok(())
-    });
-    let Ok(one) = result else { panic!("it failed") };
-    assert_eq!(steps.iter().position(|all_read| *all_read), Some(0));
-    assert_eq!(steps.len(), 1 + 8);
-    let many = Rules { read_first: true, ..rules(4) };
-    let result = run(&copier(Fake::default()), blocks(PageState::Resident), many, nothing(), |_| Ok(()));
-    let Ok(mut many) = result else { panic!("it failed") };
-    many.digests.sort_unstable();
-    assert_eq!(one.digests, many.digests);
-    let fake = Fake { gone: Some(0x300), ..Fake::default() };
-    let first = Rules { read_first: true, ..rules(3) };
-    let result = run(&copier(fake), blocks(PageState::Resident), first, nothing(), |_| Ok(()));
-    assert!(matches!(result, Err(Failure::Error(Error::Ended { pid: 1 }))));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{ModeChoice, word};
-use crate::address::{Address, Span};
+use crate::address::Address;
 use crate::error::{Error, StopError};
 use crate::image::encode::notes::{NT_PRSTATUS, NT_X86_XSTATE, ProcessRecord};
 use crate::image::encode::xstate::{Component, standard_layout};
@@ -86,8 +86,8 @@ pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, 
     }) {
         set.bytes = standard_layout(&set.bytes, &processor);
     }
-    let map = Arc::new(process.regions()?);
-    let pages = process.pages(Span::ALL)?;
+    let (map, pages) = process.regions_and_pages()?;
+    let map = Arc::new(map);
     let record = ProcessRecord {
         pid: facts.pid,
         ppid: facts.ppid,
@@ -124,7 +124,8 @@ fn stop(process: &Process) -> Result<Frozen, Error> {
         return Err(Error::CannotStop { pid, source: StopError::Itself });
     }
     process.check()?;
-    freeze(pid, &FreezeOptions::default()).map_err(|source| Error::CannotStop { pid, source })
+    let options = FreezeOptions { word: process.platform().word, ..FreezeOptions::default() };
+    freeze(pid, &options).map_err(|source| Error::CannotStop { pid, source })
 }
 
 fn stack_pointer(word: WordSize, thread: &Thread) -> Option<Address> {

@@ -4,7 +4,9 @@ mod blocks;
 mod copy;
 mod crew;
 mod gather;
+mod link_map;
 pub mod plan;
+mod remarks;
 mod write;
 
 use std::io::Write;

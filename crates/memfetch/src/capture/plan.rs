@@ -54,6 +54,8 @@ pub struct Wishes {
     pub filter: Filter,
     /// The stack pointers of its threads.
     pub stack_pointers: Vec<Address>,
+    /// What [`Contents::Minimal`] keeps besides: ascending and disjoint, at page boundaries.
+    pub needed: Vec<Span>,
     /// Known zeros of at least this length become segments that are not in the file; `None` makes them holes of
     /// the file.
     pub split_zeros: Option<u64>,
@@ -275,7 +277,9 @@ fn wanted(
     match wishes.contents {
         Contents::Full => Wanted::Whole,
         Contents::Default => by_filter(region, pages, wishes, is_elf),
-        Contents::Minimal => minimal(region, pages, wishes, windows, is_elf),
+        Contents::Minimal => {
+            with_needed(region, minimal(region, pages, wishes, windows, is_elf), &wishes.needed)
+        }
     }
 }
 
@@ -345,6 +349,18 @@ fn minimal(
     }
 }
 
+/// What is wanted, and what is needed besides.
+fn with_needed(region: &Region, wanted: Wanted, needed: &[Span]) -> Wanted {
+    let windows = match wanted {
+        Wanted::Nothing => Vec::new(),
+        Wanted::Windows(windows) => windows,
+        Wanted::Whole | Wanted::Written => return wanted,
+    };
+    let inside = needed.iter().filter_map(|span| span.intersection(region.span));
+    let windows = Span::union(windows.into_iter().chain(inside));
+    if windows.is_empty() { Wanted::Nothing } else { Wanted::Windows(windows) }
+}
+
 fn elf_header(
     region: &Region,
     file: &FileBacking,
@@ -386,23 +402,12 @@ fn group_of(region: &Region, windows: &[Span]) -> Group {
 /// What lies above the stack pointers in this region: disjoint, ascending, at page boundaries.
 fn stack_windows(region: &Region, stack_pointers: &[Address], page_size: u64) -> Vec<Span> {
     let first = stack_pointers.partition_point(|&pointer| pointer < region.span.start());
-    let mut windows: Vec<Span> = Vec::new();
-    for &pointer in stack_pointers.iter().skip(first).take_while(|&&pointer| region.span.contains(pointer)) {
+    let inside = stack_pointers.iter().skip(first).take_while(|&&pointer| region.span.contains(pointer));
+    Span::union(inside.filter_map(|pointer| {
         let start = Address::new(pointer.get().saturating_sub(RED_ZONE)).align_down(page_size);
         let end = pointer.saturating_add(STACK_WINDOW).align_up(page_size);
-        let Some(window) = Span::new(start, end).and_then(|window| window.intersection(region.span)) else {
-            continue;
-        };
-        match windows.last_mut() {
-            Some(last) if last.end() >= window.start() => {
-                if let Some(joined) = Span::new(last.start(), last.end().max(window.end())) {
-                    *last = joined;
-                }
-            }
-            _ => windows.push(window),
-        }
-    }
-    windows
+        Span::new(start, end)?.intersection(region.span)
+    }))
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ fn wishes() -> Wishes {
         selection: Selection::default(),
         filter: Filter::DEFAULT,
         stack_pointers: Vec::new(),
+        needed: Vec::new(),
         split_zeros: None,
         page_size: PAGE,
     }
@@ -147,6 +148,21 @@ fn stacks_come_first_and_minimal_keeps_only_them() {
     assert_eq!(plan.saved_bytes(), 1200 * PAGE);
     let minimal = Wishes { contents: Contents::Minimal, ..wishes };
     assert_eq!(drawn(&world, &minimal).1.saved_bytes(), 65 * PAGE);
+}
+
+#[test]
+fn minimal_keeps_what_debuggers_need_besides() {
+    let states = "R".repeat(300);
+    let world = world(&[(1000, "rw-p", "[heap]", &states), (2000, "rw-p", "", "RR")]);
+    let wishes = Wishes {
+        contents: Contents::Minimal,
+        stack_pointers: vec![Address::new(1299 * PAGE + 200)],
+        needed: vec![span(1010, 1), span(1298, 2), span(2001, 1)],
+        ..wishes()
+    };
+    let (rows, _) = drawn(&world, &wishes);
+    let expected = format!("{}#{}##", "-".repeat(10), "-".repeat(287));
+    assert_eq!(rows, [expected.as_str(), "##"]);
 }
 
 #[test]

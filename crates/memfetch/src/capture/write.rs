@@ -11,12 +11,12 @@ use super::copy::{Copied, Copier, PageSource, as_copied, extents};
 use super::crew::{self, Failure, Rules, Step, Totals, at_path};
 use super::gather::{Gathered, nanoseconds, now_ns};
 use super::plan::{Filter, Plan, Wishes};
-use super::{Progress, Snapshot, Written, stream_failure};
+use super::{Progress, Snapshot, Written, link_map, remarks, stream_failure};
 use crate::address::Address;
 use crate::error::{Error, OutputError};
 use crate::image::encode::{Layout, notes};
 use crate::image::note;
-use crate::image::record::{Mode, Origin, Outcome};
+use crate::image::record::{Contents, Origin, Outcome};
 use crate::image::trailer::{BLOCK, Extent, Trailer};
 use crate::live::Process;
 use crate::maps;
@@ -30,11 +30,11 @@ use crate::threads::Registers;
 const LONG_ZEROS: u64 = 1 << 20;
 /// How many blocks are read and written at once to a file: enough for several writes to be in flight.
 const WORKERS: usize = 4;
-/// How many blocks are in memory at once.
-const BUFFERS: usize = 8;
-/// Up to so many bytes, in so many blocks, everything is read before anything is written: a process that is held
-/// still does not wait for the disk then.
-const READ_FIRST: (u64, usize) = (28 << 20, 1024);
+/// How many blocks' worth of bytes are in memory at once, at the most: a process with less in RAM is read whole before
+/// the first byte is written, and held for no longer than that.
+const BUFFERS: usize = 32;
+/// The same for a process with so many mappings that what describes them fills the memory.
+const FEW_BUFFERS: usize = 8;
 
 impl PageSource for Process {
     fn fetch(
@@ -73,6 +73,10 @@ fn prepare(
         selection: snapshot.selection.clone(),
         filter: gathered.facts.coredump_filter.map_or(Filter::DEFAULT, Filter),
         stack_pointers: gathered.stack_pointers(),
+        needed: match snapshot.contents {
+            Contents::Minimal => link_map::pages_of(&gathered.process, &gathered.record.auxv),
+            _ => Vec::new(),
+        },
         split_zeros,
         page_size: gathered.platform.page_size,
     };
@@ -131,14 +135,18 @@ impl Prepared {
         all().filter(|block| !block.is_swapped()).chain(all().filter(Block::is_swapped))
     }
 
-    /// Whether all of it is read before anything is written.
-    fn is_read_first(&self, gathered: &Gathered) -> bool {
-        let (bytes, blocks) = READ_FIRST;
-        // What describes a mapping, here and there, is in memory as well.
-        let described = 256 * gathered.map.len() as u64;
-        gathered.mode != Mode::Live
-            && self.layout.data_start() + self.plan.data_bytes + described <= bytes
-            && Blocks::new(&self.layout, &gathered.pages).nth(blocks).is_none()
+    /// What of the file is written, neighbours joined.
+    fn extents(&self, gathered: &Gathered) -> Vec<Extent> {
+        let mut merged: Vec<Extent> = Vec::new();
+        for (offset, len) in
+            Blocks::new(&self.layout, &gathered.pages).flat_map(|block| extents(&block.parts))
+        {
+            match merged.last_mut() {
+                Some(last) if last.end() == offset => last.len += len,
+                _ => merged.push(Extent { offset, len }),
+            }
+        }
+        merged
     }
 
     /// An upper bound for the length of the trailer, good enough to check limits by.
@@ -146,6 +154,14 @@ impl Prepared {
         let blocks = self.plan.data_bytes / BLOCK + self.layout.headers_count() + 2;
         (1 << 16) + 200 * gathered.map.len() as u64 + 24 * gathered.pages.len() as u64 + 64 * blocks
     }
+}
+
+/// How many blocks' worth of bytes may be in memory at once.
+fn buffers(gathered: &Gathered) -> usize {
+    /// What describes a mapping, in all the places where that is kept.
+    const DESCRIBED: u64 = 256;
+    let described = gathered.map.len() as u64 * DESCRIBED / BLOCK;
+    BUFFERS.saturating_sub(usize::try_from(described).unwrap_or(BUFFERS)).max(FEW_BUFFERS)
 }
 
 fn copier(gathered: &Gathered, snapshot: &Snapshot<'_>, headers: Vec<u8>) -> Arc<Copier<Process>> {
@@ -195,6 +211,9 @@ pub(super) fn to_file(
         });
     }
     reserved.unwrap_or(Ok(())).map_err(&failed)?;
+    for extent in prepared.extents(gathered).iter().filter(|extent| extent.len >= BLOCK) {
+        output.allocate(extent.offset, extent.len).map_err(&failed)?;
+    }
 
     let output = Arc::new(output);
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
@@ -211,12 +230,7 @@ pub(super) fn to_file(
             Ok(())
         }
     };
-    let rules = Rules {
-        workers: WORKERS,
-        buffers: BUFFERS,
-        read_first: prepared.is_read_first(gathered),
-        time_limit: snapshot.time_limit,
-    };
+    let rules = Rules { workers: WORKERS, buffers: buffers(gathered), time_limit: snapshot.time_limit };
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = prepared.swapped_last(gathered);
     let totals = copy(gathered, blocks, &copier, rules, Arc::new(finish), |_, _, copied| {
@@ -227,7 +241,7 @@ pub(super) fn to_file(
     let (outcome, trailer) = close(gathered, &prepared, totals);
     write_trailer(&output, &trailer, prepared.layout.data_end()).map_err(&failed)?;
     let apparent_bytes = prepared.layout.data_end() + trailer.len() as u64;
-    // The workers end once their queue is gone; until the last one has, it shares the file.
+    // The workers end once their queue is closed; until the last one has, it shares the file.
     let output = last_holder(output).map_err(&failed)?;
     let stored_bytes = output.commit(apparent_bytes).map_err(&failed)?;
     Ok(Written { outcome, origin: prepared.origin, apparent_bytes, stored_bytes })
@@ -272,8 +286,8 @@ pub(super) fn to_stream(
     let mut prepared = prepare(gathered, snapshot, Some(LONG_ZEROS))?;
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
     let mut stream = OutputStream::new(writer);
-    // One worker, so that blocks come in order; a second buffer lets it read on while the first is sent.
-    let rules = Rules { workers: 1, buffers: 3, read_first: false, time_limit: snapshot.time_limit };
+    // One worker, so that blocks come in order; more buffers let it read on while the first is sent.
+    let rules = Rules { workers: 1, buffers: buffers(gathered), time_limit: snapshot.time_limit };
     let finish = Arc::new(|_: &Block, _: &Buffer| Ok(()));
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = Blocks::new(&prepared.layout, &gathered.pages);
@@ -342,11 +356,11 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
     gaps.extend(totals.gaps.iter().copied());
     gaps.sort();
     let pages = as_copied(&gathered.pages, &gaps, prepared.origin.touch);
-    let mut remarks = gathered.remarks.clone();
-    remarks.extend(prepared.remark.clone());
+    let mut sentences = gathered.remarks.clone();
+    sentences.extend(prepared.remark.clone());
     let left_in_ram = gathered.process.left_in_ram();
     if left_in_ram > 0 {
-        remarks.push(format!(
+        sentences.push(format!(
             "{left_in_ram} bytes that were in swap stay in RAM: to put them back takes CAP_SYS_NICE"
         ));
     }
@@ -363,29 +377,21 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
         absent_bytes: prepared.plan.zero_bytes,
         unwanted_bytes: prepared.plan.unwanted_bytes,
         gaps,
-        remarks,
+        remarks: sentences,
         ..Outcome::default()
     };
     if let Some(stop) = gathered.stop_report() {
         outcome.pause_ns = nanoseconds(stop.pause);
         outcome.stops = 1;
         outcome.rewound_calls = stop.rewound as u64;
+        outcome.remarks.extend(remarks::of_stop(&stop));
     }
     totals.digests.sort_unstable_by_key(|(index, _)| *index);
-    let mut merged: Vec<Extent> = Vec::new();
-    for (offset, len) in
-        Blocks::new(&prepared.layout, &gathered.pages).flat_map(|block| extents(&block.parts))
-    {
-        match merged.last_mut() {
-            Some(last) if last.offset + last.len == offset => last.len += len,
-            _ => merged.push(Extent { offset, len }),
-        }
-    }
     let trailer = Trailer {
         outcome,
         maps: maps::print(&gathered.map),
         pages,
-        extents: merged,
+        extents: prepared.extents(gathered),
         digests: totals.digests.into_iter().map(|(_, digest)| digest).collect(),
     };
     let bytes = trailer.encode();

@@ -176,7 +176,8 @@ pub fn open_at(directory: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
 }
 
 pub fn read_at(directory: BorrowedFd<'_>, name: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
+    // Files of /proc have no size to go by, and a read that starts small asks the kernel many times.
+    let mut text = Vec::with_capacity(64 << 10);
     std::fs::File::from(open_at(directory, name.as_ref())?).read_to_end(&mut text)?;
     Ok(text)
 }

@@ -10,10 +10,10 @@ use super::find;
 use super::identity::{Identity, libc_errno};
 use super::target::Target;
 use super::worker::{NoResult, Workers};
-use crate::address::Address;
+use crate::address::{Address, Span};
 use crate::error::{Candidate, Error};
-use crate::memory::{PageState, ReadError};
-use crate::region::Region;
+use crate::memory::{PageRuns, PageState, ReadError};
+use crate::region::{Region, RegionMap};
 use crate::threads::{Pid, Tid};
 
 /// How long a call waits for the kernel unless told otherwise.
@@ -225,6 +225,15 @@ impl Process {
     /// the calling thread, without a time limit.
     pub(crate) fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
         self.target.touch(region, at, buf)
+    }
+
+    /// The mappings and the states of all their pages, from one reading of the map. Within the time limit.
+    pub(crate) fn regions_and_pages(&self) -> Result<(RegionMap, PageRuns), Error> {
+        self.run("list its mappings", |target| {
+            let map = target.regions()?;
+            let pages = target.page_states(&map, Span::ALL)?;
+            Ok((map, pages))
+        })?
     }
 
     /// How many bytes all reads until now brought in from swap and could not send back.

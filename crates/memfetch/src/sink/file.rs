@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::OutputError;
@@ -40,7 +40,8 @@ impl OutputFile {
     ///
     /// # Errors
     ///
-    /// The name is taken, or the directory cannot be written.
+    /// The name is taken, also where it is to be replaced and is that of a device, a pipe, a socket or a directory,
+    /// or the directory cannot be written.
     pub fn create(path: &Path, replace: bool) -> Result<Self, OutputError> {
         let name = path.file_name().ok_or_else(|| io("naming the file", ErrorKind::InvalidInput.into()))?;
         let parent = match path.parent() {
@@ -50,8 +51,8 @@ impl OutputFile {
         let directory =
             rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| io("opening the directory", errno.into()))?;
-        if !replace && rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Err(OutputError::Exists);
+        if let Ok(there) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            check_taken(FileType::from_raw_mode(there.st_mode), replace)?;
         }
         let owner_only = Mode::RUSR | Mode::WUSR;
         let unnamed =
@@ -112,6 +113,19 @@ impl OutputFile {
             return Err(OutputError::NoSpace { needed: stored, free });
         }
         self.file.set_len(apparent).map_err(|source| io("setting the length", source))
+    }
+
+    /// Gives a range of the file its blocks on the disk, so that writes into it need not wait for each other: ext4
+    /// lets only one writer at a time into a file whose blocks it has to find yet.
+    ///
+    /// # Errors
+    ///
+    /// The disk is full. A file system that cannot do this finds the blocks at the writes.
+    pub fn allocate(&self, offset: u64, len: u64) -> Result<(), OutputError> {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len) {
+            Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => Err(io("finding room for it", errno.into())),
+            _ => Ok(()),
+        }
     }
 
     /// Writes all of `bytes` at `offset`; both, and the address of `bytes`, are multiples of [`ALIGNMENT`].
@@ -240,6 +254,19 @@ fn temporary_name(name: &std::ffi::OsStr) -> OsString {
     temporary
 }
 
+/// Whether what has the name may be replaced: a rename would put a file in the place of `/dev/null` as well. A
+/// symbolic link is replaced itself, and what it leads to stays as it is.
+fn check_taken(kind: FileType, replace: bool) -> Result<(), OutputError> {
+    match kind {
+        FileType::RegularFile | FileType::Symlink if replace => Ok(()),
+        FileType::RegularFile | FileType::Symlink => Err(OutputError::Exists),
+        FileType::Directory => Err(OutputError::NoFile("a directory")),
+        FileType::Fifo => Err(OutputError::NoFile("a pipe")),
+        FileType::Socket => Err(OutputError::NoFile("a socket")),
+        _ => Err(OutputError::NoFile("a device")),
+    }
+}
+
 fn taken(errno: Errno) -> OutputError {
     match errno {
         Errno::EXIST => OutputError::Exists,
@@ -307,6 +334,20 @@ mod tests {
         let path = folder.path().join("a.core");
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();
         assert!(matches!(OutputFile::create(&path, false), Err(OutputError::Exists)));
+    }
+
+    #[test]
+    fn a_pipe_is_not_replaced_by_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        for replace in [false, true] {
+            assert!(matches!(OutputFile::create(&path, replace), Err(OutputError::NoFile("a pipe"))));
+            assert!(matches!(
+                OutputFile::create(folder.path(), replace),
+                Err(OutputError::NoFile("a directory"))
+            ));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod blocked;
 mod measure;
 mod memory;
+mod odd;
 mod storm;
 mod threads;
 
@@ -18,10 +19,8 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let role = arguments.next().unwrap_or_default();
     let rest: Vec<String> = arguments.collect();
-    let roles: Vec<&Role> = [memory::ROLES, blocked::ROLES, storm::ROLES, threads::ROLES, measure::ROLES]
-        .into_iter()
-        .flatten()
-        .collect();
+    let modules = [memory::ROLES, odd::ROLES, blocked::ROLES, storm::ROLES, threads::ROLES, measure::ROLES];
+    let roles: Vec<&Role> = modules.into_iter().flatten().collect();
     match roles.iter().find(|(name, _)| *name == role) {
         Some((_, run)) => run(&rest),
         None => {

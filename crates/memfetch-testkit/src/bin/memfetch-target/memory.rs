@@ -32,7 +32,7 @@ pub const ROLES: &[Role] = &[
     ("leader-exits", leader_exits),
 ];
 
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
@@ -350,11 +350,12 @@ fn names(arguments: &[String]) {
     serve(unknown);
 }
 
-/// `exec`: a page of addresses; the order `exec` makes the process call exec: it goes on in the role `private`,
+/// `exec MIB`: a page of addresses, or so much; the order `exec` makes the process call exec: it goes on in the role `private`,
 /// and its facts and `ready` follow.
-fn exec(_: &[String]) {
-    let start = map(PAGE, READ_WRITE, PRIVATE);
-    fill(start, PAGE);
+fn exec(arguments: &[String]) {
+    let bytes = (argument(arguments, 0, 0_usize) << 20).max(PAGE);
+    let start = map(bytes, READ_WRITE, PRIVATE);
+    fill(start, bytes);
     fact("start", format_args!("{start:#x}"));
     serve(|order| match order {
         "exec" => {
@@ -434,7 +435,7 @@ fn memfd(name: &str) -> OwnedFd {
 }
 
 /// A file with no name left, in `folder`.
-fn temporary_file(folder: &Path, name: &str) -> std::fs::File {
+pub fn temporary_file(folder: &Path, name: &str) -> std::fs::File {
     let path = folder.join(format!("memfetch-target-{name}-{}", std::process::id()));
     let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path);
     let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -452,7 +453,8 @@ fn cached_bytes(start: usize, bytes: usize) -> usize {
     pages.iter().filter(|&&page| page & 1 != 0).count() * PAGE
 }
 
-fn resize(fd: i32, bytes: usize) {
+/// Sets the length of a file.
+pub fn resize(fd: i32, bytes: usize) {
     // SAFETY: ftruncate takes numbers.
     let result = unsafe { libc::ftruncate(fd, i64::try_from(bytes).expect("a size")) };
     assert!(result == 0, "ftruncate: {}", std::io::Error::last_os_error());
@@ -464,7 +466,8 @@ fn protect(start: usize, bytes: usize, protection: i32) {
     assert!(result == 0, "mprotect: {}", std::io::Error::last_os_error());
 }
 
-fn advise(start: usize, bytes: usize, advice: i32) {
+/// Gives advice on a role's own mapping that loses no bytes.
+pub fn advise(start: usize, bytes: usize, advice: i32) {
     // SAFETY: the advice that roles give loses no bytes.
     unsafe { libc::madvise(start as *mut libc::c_void, bytes, advice) };
 }
@@ -476,7 +479,7 @@ fn unmap(start: usize, bytes: usize) {
 }
 
 /// Maps at an address where nothing is mapped, or anywhere for 0, and returns the address.
-fn map_at(at: usize, bytes: usize, protection: i32, flags: i32, fd: i32) -> usize {
+pub fn map_at(at: usize, bytes: usize, protection: i32, flags: i32, fd: i32) -> usize {
     let fixed = if at == 0 { 0 } else { libc::MAP_FIXED_NOREPLACE };
     // SAFETY: MAP_FIXED_NOREPLACE fails where something is mapped.
     let got = unsafe { libc::mmap(at as *mut libc::c_void, bytes, protection, flags | fixed, fd, 0) };

@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::blocked::{Call, returns, settle, start, system};
-use crate::memory::map;
+use crate::memory::{fill, map};
 use crate::{Role, argument, fact, serve, unknown};
 
 /// The roles of this module.
@@ -20,13 +20,20 @@ pub const ROLES: &[Role] = &[
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-/// `threads COUNT`: so many threads, blocked in epoll_wait, futex and nanosleep by turns; `returns` as for
-/// `blocked`.
+/// `threads COUNT MIB`: so many threads, blocked in epoll_wait, futex and nanosleep by turns; `returns` as for
+/// `blocked`. Beside them so much memory, every 8-byte word of it its own address.
 fn threads(arguments: &[String]) {
     let hour = libc::timespec { tv_sec: 3600, tv_nsec: 0 };
     let hour = std::ptr::from_ref(Box::leak(Box::new(hour))).addr();
     let place = map(4096, READ_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
     let epoll = system(libc::SYS_epoll_create1, [0]) as usize;
+    let bytes = argument(arguments, 1, 0_usize) << 20;
+    if bytes > 0 {
+        let start = map(bytes, READ_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        fill(start, bytes);
+        fact("start", format_args!("{start:#x}"));
+        fact("bytes", bytes);
+    }
     for index in 0..argument(arguments, 0, 100_usize) {
         let call: Call = match index % 3 {
             0 => Box::new(move || system(libc::SYS_epoll_wait, [epoll, place + 64, 1, usize::MAX])),

@@ -147,7 +147,8 @@ fn prstatus(platform: Platform, process: &ProcessRecord, thread: &Thread) -> Vec
     let mut registers = match &thread.registers {
         Registers::Complete(_) => thread.registers.set(NT_PRSTATUS).map_or_else(Vec::new, <[u8]>::to_vec),
         Registers::Partial(call) if platform.word == WordSize::Bits64 => general_from_call(call),
-        Registers::Partial(_) | Registers::Unknown => Vec::new(),
+        Registers::Partial(call) => general_from_32_bit_call(call),
+        Registers::Unknown => Vec::new(),
     };
     registers.resize(registers_len, 0);
     out.bytes(&registers);
@@ -179,6 +180,37 @@ fn general_from_call(call: &BlockedCall) -> Vec<u8> {
     registers[19] = call.stack_pointer;
     registers[20] = SS;
     registers.iter().flat_map(|register| register.to_le_bytes()).collect()
+}
+
+/// The same of i386: the arguments of `int 0x80` and of the fast gate, which goes on by it.
+fn general_from_32_bit_call(call: &BlockedCall) -> Vec<u8> {
+    /// User mode's 32-bit code segment, and its data segment, on x86-64 Linux.
+    const CS: u64 = 0x23;
+    const DS: u64 = 0x2b;
+    const NO_RESULT: u64 = (-38_i64) as u64;
+    let [ebx, ecx, edx, esi, edi, ebp] = call.arguments;
+    let number = call.number as u64;
+    // ebx to ebp, eax, ds, es, fs, gs, orig_eax, eip, cs, eflags, esp, ss.
+    let registers = [
+        ebx,
+        ecx,
+        edx,
+        esi,
+        edi,
+        ebp,
+        NO_RESULT,
+        DS,
+        DS,
+        0,
+        0,
+        number,
+        call.program_counter,
+        CS,
+        0,
+        call.stack_pointer,
+        DS,
+    ];
+    registers.iter().flat_map(|&register| (register as u32).to_le_bytes()).collect()
 }
 
 fn prpsinfo(platform: Platform, process: &ProcessRecord) -> Vec<u8> {

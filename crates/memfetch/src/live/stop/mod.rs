@@ -55,6 +55,7 @@ use memfetch_sys::wait;
 
 use self::tracer::Tracer;
 use crate::error::StopError;
+use crate::memory::WordSize;
 use crate::threads::{Pid, Thread, Tid};
 
 /// How often a held target is looked after.
@@ -67,11 +68,14 @@ pub struct FreezeOptions {
     pub deadline: Duration,
     /// Whether to read registers, names and accounting; without them [`Frozen::threads`] has numbers only.
     pub registers: bool,
+    /// The word size of the process, whose layout its registers get whatever mode a thread runs in just now: a
+    /// thread of a 64-bit process may run 32-bit code, as Wine's do.
+    pub word: WordSize,
 }
 
 impl Default for FreezeOptions {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(1), registers: true }
+        Self { deadline: Duration::from_secs(1), registers: true, word: WordSize::Bits64 }
     }
 }
 

@@ -10,17 +10,21 @@
 
 use std::ffi::OsString;
 
-use memfetch_sys::ptrace;
+use memfetch_sys::ptrace::{self, UserRegs};
 use memfetch_sys::wait::Stop;
 
 use super::StopReport;
 use super::rewind::{Finding, Rewound};
 use super::states::{Running, Seen, Stopped};
 use super::tasks::{self, Task};
+use crate::memory::WordSize;
 use crate::threads::{Accounting, RegisterSet, Registers, Thread};
 
 /// The signal of a stop that the tracer asked for.
 const SIGTRAP: i32 = 5;
+
+/// The bytes of `user_fpregs_struct` of x86-64 (sys/user.h).
+const WIDE_FLOATS: usize = 512;
 
 /// A thread that is, or was, traced by the calling thread.
 #[derive(Debug)]
@@ -247,21 +251,19 @@ impl Tracee {
     }
 
     /// What is known of it.
-    pub fn describe(&self, with_registers: bool) -> Thread {
+    pub fn describe(&self, registers_of: Option<WordSize>) -> Thread {
         let mut thread = Thread {
             tid: self.task.tid,
             name: self.facts.name.clone(),
             accounting: self.facts.accounting,
             ..Thread::default()
         };
-        if !with_registers {
-            return thread;
-        }
+        let Some(word) = registers_of else { return thread };
         if !self.is_held() {
             thread.registers = self.task.blocked_call().map_or(Registers::Unknown, Registers::Partial);
             return thread;
         }
-        thread.registers = Registers::Complete(self.register_sets());
+        thread.registers = Registers::Complete(self.register_sets(word));
         if let (Ok(pending), Ok(blocked)) =
             (ptrace::pending_signals(self.task.tid, false), ptrace::signal_mask(self.task.tid))
         {
@@ -271,7 +273,7 @@ impl Tracee {
         thread
     }
 
-    fn register_sets(&self) -> Vec<RegisterSet> {
+    fn register_sets(&self, word: WordSize) -> Vec<RegisterSet> {
         let wanted = [
             ptrace::NT_PRSTATUS,
             ptrace::NT_PRFPREG,
@@ -285,7 +287,7 @@ impl Tracee {
             // A set that this kernel, processor or thread has not is left out.
             let bytes = match &self.rewound {
                 Some(rewound) if note_type == ptrace::NT_PRSTATUS => rewound.original().to_bytes().to_vec(),
-                _ => ptrace::register_set(self.task.tid, note_type).unwrap_or_default(),
+                _ => self.register_set(note_type, word),
             };
             if !bytes.is_empty() {
                 sets.push(RegisterSet { note_type, bytes });
@@ -293,6 +295,59 @@ impl Tracee {
         }
         sets
     }
+}
+
+impl Tracee {
+    /// A set in the layout of the process. The kernel gives it in that of the mode which the thread runs in.
+    fn register_set(&self, note_type: u32, word: WordSize) -> Vec<u8> {
+        let tid = self.task.tid;
+        let bytes = ptrace::register_set(tid, note_type).unwrap_or_default();
+        let is_wide = match note_type {
+            ptrace::NT_PRSTATUS => bytes.len() == UserRegs::BYTES,
+            ptrace::NT_PRFPREG => bytes.len() == WIDE_FLOATS,
+            _ => return bytes,
+        };
+        match (word, note_type) {
+            _ if bytes.is_empty() => bytes,
+            (WordSize::Bits64, _) if is_wide => bytes,
+            (WordSize::Bits32, _) if !is_wide => bytes,
+            (WordSize::Bits64, ptrace::NT_PRSTATUS) => {
+                ptrace::wide_user_regs(tid).map(|regs| regs.to_bytes().to_vec()).unwrap_or_default()
+            }
+            (WordSize::Bits64, _) => ptrace::wide_float_regs(tid).unwrap_or_default(),
+            (WordSize::Bits32, ptrace::NT_PRSTATUS) => {
+                UserRegs::from_bytes(&bytes).as_ref().map(narrow).unwrap_or_default()
+            }
+            // They are in the extended state as well.
+            (WordSize::Bits32, _) => Vec::new(),
+        }
+    }
+}
+
+/// What of 64-bit registers those of a 32-bit process have room for: `user_regs_struct` of i386 (sys/user.h).
+fn narrow(regs: &UserRegs) -> Vec<u8> {
+    [
+        regs.rbx,
+        regs.rcx,
+        regs.rdx,
+        regs.rsi,
+        regs.rdi,
+        regs.rbp,
+        regs.rax,
+        regs.ds,
+        regs.es,
+        regs.fs,
+        regs.gs,
+        regs.orig_rax,
+        regs.rip,
+        regs.cs,
+        regs.eflags,
+        regs.rsp,
+        regs.ss,
+    ]
+    .iter()
+    .flat_map(|&register| (register as u32).to_le_bytes())
+    .collect()
 }
 
 impl Facts {

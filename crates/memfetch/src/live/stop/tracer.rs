@@ -16,6 +16,7 @@ use super::tasks::{self, Task};
 use super::tracee::{Facts, Phase, Tracee};
 use super::{FreezeOptions, Seized, StopReport};
 use crate::error::StopError;
+use crate::memory::WordSize;
 use crate::threads::{Pid, Thread, Tid};
 
 /// How long a thread may take to stop before it is asked what it is doing.
@@ -36,6 +37,7 @@ pub(super) struct Tracer {
     seized: Seized,
     deadline: Duration,
     registers: bool,
+    word: WordSize,
     began: Option<Instant>,
     pub report: StopReport,
 }
@@ -52,6 +54,7 @@ impl Tracer {
             seized,
             deadline: options.deadline,
             registers: options.registers,
+            word: options.word,
             began: None,
             report: StopReport::default(),
         };
@@ -121,7 +124,7 @@ impl Tracer {
             self.report.threads += 1;
             self.report.partial += usize::from(!complete);
             if tracee.task.process == self.target {
-                threads.push(tracee.describe(self.registers));
+                threads.push(tracee.describe(self.registers.then_some(self.word)));
             }
         }
         threads.sort_by_key(|thread| thread.tid != self.target);
