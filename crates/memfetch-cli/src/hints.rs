@@ -185,10 +185,12 @@ fn of_output(source: &OutputError) -> Option<String> {
             "{} more are needed: `-o` writes elsewhere, `--only`, `--skip` or `--contents minimal` saves less",
             size(needed.saturating_sub(*free), Units::Full)
         ),
-        OutputError::SizeLimit { limit, .. } => format!(
-            "`ulimit -f unlimited` lifts the limit; `--max-apparent-size {limit}` keeps the file below it by \
-             leaving out memory that was never touched"
-        ),
+        // What was never touched is left out by then.
+        OutputError::SizeLimit { .. } => {
+            "`ulimit -f unlimited` lifts the limit; `--only`, `--skip` or `--contents \
+                                          minimal` saves less"
+                .to_owned()
+        }
         OutputError::Io { source, .. } => match source.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                 "`-o` names another directory".to_owned()
@@ -267,7 +269,7 @@ mod tests {
             (OutputError::Exists, "--force"),
             (OutputError::NoFile("a device"), "`-o -`"),
             (OutputError::NoSpace { needed: 3 << 30, free: 1 << 30 }, "2 GiB more"),
-            (OutputError::SizeLimit { needed: 9, limit: 5 }, "--max-apparent-size 5"),
+            (OutputError::SizeLimit { needed: 9, limit: 5 }, "ulimit -f unlimited"),
         ] {
             let text = hint(&Error::Output { path: "x".into(), source }.into(), &user()).unwrap();
             assert!(text.contains(word), "{text}");

@@ -23,6 +23,9 @@ use crate::error::{Error, OutputError};
 use crate::image::trailer::BLOCK;
 use crate::memory::Gaps;
 
+/// So many blocks may be in memory at once, however little is in them.
+const MANY: usize = 1024;
+
 /// How often the loop looks whether a worker is stuck.
 const WATCH: Duration = Duration::from_millis(100);
 
@@ -31,7 +34,7 @@ const WATCH: Duration = Duration::from_millis(100);
 pub(crate) struct Rules {
     /// How many blocks are copied at once. With one, they are done in the order in which they are given.
     pub workers: usize,
-    /// How many blocks are in memory at once.
+    /// How many full blocks are in memory at once; more of those that are not full.
     pub buffers: usize,
     /// For how long a read may take.
     pub time_limit: Option<Duration>,
@@ -115,8 +118,15 @@ pub(crate) fn run<S: PageSource>(
 
     // Whatever way this function is left, the workers stop at the next page.
     let _cancel = Cancel { copier, queue: &queue };
-    let mut loop_state =
-        Loop { queue: &queue, idle: Vec::new(), made: 0, blocks: blocks.peekable(), in_flight: 0, unread: 0 };
+    let mut loop_state = Loop {
+        queue: &queue,
+        idle: Vec::new(),
+        made: 0,
+        blocks: blocks.peekable(),
+        in_flight: 0,
+        held_bytes: 0,
+        unread: 0,
+    };
     let mut totals = Totals::default();
     let mut all_read = false;
     loop {
@@ -133,9 +143,15 @@ pub(crate) fn run<S: PageSource>(
             Ok(Event::Done(done)) => {
                 let Writing { block, buffer, copied } = *done;
                 loop_state.in_flight -= 1;
+                loop_state.held_bytes -= bytes_of(&block);
                 step(Step::Block { block: &block, bytes: &buffer, copied: &copied })
                     .map_err(Failure::Error)?;
-                loop_state.idle.push(buffer);
+                if loop_state.made > rules.buffers {
+                    // Used again for other blocks they would fill up.
+                    loop_state.made -= 1;
+                } else {
+                    loop_state.idle.push(buffer);
+                }
                 totals.add(copied);
             }
             Ok(Event::Failed(error)) => return Err(Failure::Error(error)),
@@ -231,15 +247,19 @@ struct Loop<'a, B: Iterator<Item = Block>> {
     made: usize,
     blocks: Peekable<B>,
     in_flight: usize,
+    /// The bytes of the blocks that are in flight.
+    held_bytes: u64,
     unread: usize,
 }
 
 impl<B: Iterator<Item = Block>> Loop<'_, B> {
     /// Hands out blocks while there are buffers; returns whether there are no more blocks.
     fn feed(&mut self, most: usize) -> Result<bool, Error> {
-        // All at once, so that no worker finds nothing to read in between and begins to write.
+        // All at once, so that no worker finds nothing to read in between and begins to write. Of a block with little
+        // in it, little of its buffer is in RAM.
         let mut jobs = Vec::new();
-        while self.in_flight < most
+        while self.held_bytes < most as u64 * BLOCK
+            && self.in_flight < most.max(MANY)
             && let Some(block) = self.blocks.next()
         {
             let buffer = match self.idle.pop() {
@@ -250,14 +270,18 @@ impl<B: Iterator<Item = Block>> Loop<'_, B> {
                         .map_err(|source| Error::Os { action: "allocate a buffer".into(), source })?
                 }
             };
-            debug_assert!(self.made <= most);
             self.in_flight += 1;
+            self.held_bytes += bytes_of(&block);
             self.unread += 1;
             jobs.push(Reading { block, buffer });
         }
         self.queue.read(jobs);
         Ok(self.blocks.peek().is_none())
     }
+}
+
+fn bytes_of(block: &Block) -> u64 {
+    block.parts.iter().map(|part| part.len).sum()
 }
 
 impl Totals {

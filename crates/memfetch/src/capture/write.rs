@@ -30,11 +30,11 @@ use crate::threads::Registers;
 const LONG_ZEROS: u64 = 1 << 20;
 /// How many blocks are read and written at once to a file: enough for several writes to be in flight.
 const WORKERS: usize = 4;
-/// How many blocks are in memory at once, at the most, where they may be full.
+/// How many blocks' worth of bytes are in memory at once, at the most: a process with less in RAM is read whole before
+/// the first byte is written, and held for no longer than that.
 const BUFFERS: usize = 32;
-/// Up to so many bytes, in so many blocks, everything is read before anything is written: a process that is held still
-/// does not wait for the disk then. Blocks that are mostly empty cost no memory.
-const READ_FIRST: (u64, usize) = (28 << 20, 1024);
+/// The same for a process with so many mappings that what describes them fills the memory.
+const FEW_BUFFERS: usize = 8;
 
 impl PageSource for Process {
     fn fetch(
@@ -149,23 +149,19 @@ impl Prepared {
         merged
     }
 
-    /// How many blocks are in memory at once.
-    fn buffers(&self, gathered: &Gathered) -> usize {
-        let (bytes, most) = READ_FIRST;
-        // What describes a mapping, here and there, is in memory as well.
-        let described = 256 * gathered.map.len() as u64;
-        if self.layout.data_start() + self.plan.data_bytes + described > bytes {
-            return BUFFERS;
-        }
-        let blocks = Blocks::new(&self.layout, &gathered.pages).take(most + 1).count();
-        if blocks <= most { blocks.max(BUFFERS) } else { BUFFERS }
-    }
-
     /// An upper bound for the length of the trailer, good enough to check limits by.
     fn trailer_bound(&self, gathered: &Gathered) -> u64 {
         let blocks = self.plan.data_bytes / BLOCK + self.layout.headers_count() + 2;
         (1 << 16) + 200 * gathered.map.len() as u64 + 24 * gathered.pages.len() as u64 + 64 * blocks
     }
+}
+
+/// How many blocks' worth of bytes may be in memory at once.
+fn buffers(gathered: &Gathered) -> usize {
+    /// What describes a mapping, in all the places where that is kept.
+    const DESCRIBED: u64 = 256;
+    let described = gathered.map.len() as u64 * DESCRIBED / BLOCK;
+    BUFFERS.saturating_sub(usize::try_from(described).unwrap_or(BUFFERS)).max(FEW_BUFFERS)
 }
 
 fn copier(gathered: &Gathered, snapshot: &Snapshot<'_>, headers: Vec<u8>) -> Arc<Copier<Process>> {
@@ -234,8 +230,7 @@ pub(super) fn to_file(
             Ok(())
         }
     };
-    let buffers = prepared.buffers(gathered);
-    let rules = Rules { workers: WORKERS, buffers, time_limit: snapshot.time_limit };
+    let rules = Rules { workers: WORKERS, buffers: buffers(gathered), time_limit: snapshot.time_limit };
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = prepared.swapped_last(gathered);
     let totals = copy(gathered, blocks, &copier, rules, Arc::new(finish), |_, _, copied| {
@@ -292,8 +287,7 @@ pub(super) fn to_stream(
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
     let mut stream = OutputStream::new(writer);
     // One worker, so that blocks come in order; more buffers let it read on while the first is sent.
-    let buffers = prepared.buffers(gathered);
-    let rules = Rules { workers: 1, buffers, time_limit: snapshot.time_limit };
+    let rules = Rules { workers: 1, buffers: buffers(gathered), time_limit: snapshot.time_limit };
     let finish = Arc::new(|_: &Block, _: &Buffer| Ok(()));
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = Blocks::new(&prepared.layout, &gathered.pages);
