@@ -10,5 +10,6 @@ pub mod buffer;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;
+pub mod signals;
 pub mod wait;
 pub mod xsave;

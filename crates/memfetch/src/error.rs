@@ -230,6 +230,12 @@ pub enum OutputError {
     /// The reader went away.
     #[error("the reader closed the pipe")]
     Closed,
+    /// It took nothing for a long time while the process was held for it. The process runs on.
+    #[error("it took nothing for {limit:?} while the process was held; the process runs on")]
+    Blocked {
+        /// How long was waited.
+        limit: Duration,
+    },
     /// Any other failure.
     #[error("{action} failed")]
     Io {

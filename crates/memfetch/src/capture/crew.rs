@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memfetch_sys::buffer::Buffer;
 
@@ -36,8 +36,10 @@ pub(crate) struct Rules {
     pub workers: usize,
     /// How many full blocks are in memory at once; more of those that are not full.
     pub buffers: usize,
-    /// For how long a read may take.
+    /// For how long a read may take, and a write while the process is held for it.
     pub time_limit: Option<Duration>,
+    /// Whether the process is held until all of it has been read.
+    pub held: bool,
 }
 
 /// What a crew came to.
@@ -56,6 +58,8 @@ pub(crate) enum Failure {
     Error(Error),
     /// A read did not come back within this time.
     Stuck(Duration),
+    /// The output took nothing for this time, and the process was held meanwhile.
+    Blocked(Duration),
 }
 
 /// What happens in a crew, as its caller sees it.
@@ -129,6 +133,7 @@ pub(crate) fn run<S: PageSource>(
     };
     let mut totals = Totals::default();
     let mut all_read = false;
+    let mut last = Instant::now();
     loop {
         let exhausted = loop_state.feed(rules.buffers).map_err(Failure::Error)?;
         if exhausted && loop_state.unread == 0 && !all_read {
@@ -137,6 +142,11 @@ pub(crate) fn run<S: PageSource>(
         }
         if exhausted && loop_state.in_flight == 0 {
             return Ok(totals);
+        }
+        if let Some(limit) = rules.time_limit
+            && beats.iter().any(|beat| beat.stuck_for() > limit)
+        {
+            return Err(Failure::Stuck(limit));
         }
         match inbox.recv_timeout(WATCH) {
             Ok(Event::Read) => loop_state.unread -= 1,
@@ -157,16 +167,20 @@ pub(crate) fn run<S: PageSource>(
             Ok(Event::Failed(error)) => return Err(Failure::Error(error)),
             Err(RecvTimeoutError::Timeout) => {
                 if let Some(limit) = rules.time_limit
-                    && beats.iter().any(|beat| beat.stuck_for() > limit)
+                    && rules.held
+                    && !all_read
+                    && last.elapsed() > limit
                 {
-                    return Err(Failure::Stuck(limit));
+                    return Err(Failure::Blocked(limit));
                 }
+                continue;
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let source = std::io::Error::other("the copying threads ended");
                 return Err(Failure::Error(Error::Os { action: "copy memory".into(), source }));
             }
         }
+        last = Instant::now();
     }
 }
 

@@ -67,7 +67,7 @@ fn blocks(state: PageState) -> impl Iterator<Item = Block> {
 }
 
 fn rules(workers: usize) -> Rules {
-    Rules { workers, buffers: workers + 1, time_limit: Some(Duration::from_millis(300)) }
+    Rules { workers, buffers: workers + 1, time_limit: Some(Duration::from_millis(300)), held: false }
 }
 
 fn nothing() -> Arc<Finish> {
@@ -155,4 +155,15 @@ fn with_room_for_all_everything_is_read_before_anything_is_written() {
     assert!(result.is_ok());
     assert_eq!(steps.iter().position(|all_read| *all_read), Some(0));
     assert_eq!(steps.len(), 1 + 8);
+}
+
+#[test]
+fn an_output_that_takes_nothing_is_given_up_while_the_process_is_held() {
+    let blocked: Arc<Finish> = Arc::new(|_, _| {
+        thread::sleep(Duration::from_secs(3));
+        Ok(())
+    });
+    let held = Rules { held: true, ..rules(2) };
+    let result = run(&copier(Fake::default()), blocks(PageState::Resident), held, blocked, |_| Ok(()));
+    assert!(matches!(result, Err(Failure::Blocked(_))));
 }

@@ -1,7 +1,6 @@
 //! [`gather`]: hold the process still as far as the mode says, and learn all about it but its bytes.
 
-use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{ModeChoice, word};
@@ -28,24 +27,37 @@ pub(crate) struct Gathered {
     pub pages: PageRuns,
     pub started_ns: u64,
     pub remarks: Vec<String>,
-    /// In cells, since the process is let go while its blocks still refer to the rest.
-    frozen: Cell<Option<Frozen>>,
-    stopped: Cell<Option<StopReport>>,
+    pub hold: Arc<Hold>,
 }
 
-impl Gathered {
-    /// Lets the process run on, if it was stopped.
-    pub(crate) fn resume(&self) {
-        if let Some(frozen) = self.frozen.take() {
-            self.stopped.set(Some(frozen.resume()));
-        }
+/// The hold on a stopped process. It can be let go from any thread: who copies may be stuck just then.
+#[derive(Default)]
+pub(crate) struct Hold {
+    frozen: Mutex<Option<Frozen>>,
+    report: Mutex<Option<StopReport>>,
+}
+
+impl Hold {
+    /// Lets the process run on, if it was stopped and is still held; returns whether it was.
+    pub(crate) fn let_go(&self) -> bool {
+        let frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(frozen) = frozen else { return false };
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(frozen.resume());
+        true
+    }
+
+    /// Whether the process is held.
+    pub(crate) fn is_held(&self) -> bool {
+        self.frozen.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// What the stop cost, once the process has been let go.
-    pub(crate) fn stop_report(&self) -> Option<StopReport> {
-        self.stopped.take()
+    pub(crate) fn report(&self) -> Option<StopReport> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
 
+impl Gathered {
     /// Where the stacks of the threads are in use, as far as their registers are known.
     pub(crate) fn stack_pointers(&self) -> Vec<Address> {
         self.threads.iter().filter_map(|thread| stack_pointer(self.platform.word, thread)).collect()
@@ -113,8 +125,7 @@ pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, 
         pages,
         started_ns,
         remarks,
-        frozen: Cell::new(frozen),
-        stopped: Cell::new(None),
+        hold: Arc::new(Hold { frozen: Mutex::new(frozen), report: Mutex::default() }),
     })
 }
 

@@ -4,6 +4,8 @@ mod blocks;
 mod copy;
 mod crew;
 mod gather;
+mod guardian;
+mod known;
 mod link_map;
 pub mod plan;
 mod remarks;
@@ -13,9 +15,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use memfetch_sys::signals::JobControlHeld;
 use serde::{Serialize, Serializer};
 
-use crate::error::{Error, OutputError};
+use crate::error::Error;
 use crate::image::record::{Contents, Mode, Origin, Outcome};
 use crate::live::Process;
 use crate::memory::Touch;
@@ -169,6 +172,7 @@ impl<'a> Snapshot<'a> {
     pub fn write_core(mut self, path: impl AsRef<Path>) -> Result<Report, Error> {
         let begun = Instant::now();
         let path = path.as_ref();
+        let _held = JobControlHeld::new();
         // Before the process is stopped: what is wrong with the file should not cost it a pause.
         let output = OutputFile::create(path, self.replace).map_err(crew::at_path(path))?;
         let gathered = self.gather()?;
@@ -184,6 +188,7 @@ impl<'a> Snapshot<'a> {
     /// As for [`Snapshot::write_core`]; what was written by then is no whole image, and says so to its readers.
     pub fn write_core_to(mut self, writer: &mut dyn Write) -> Result<Report, Error> {
         let begun = Instant::now();
+        let _held = JobControlHeld::new();
         let gathered = self.gather()?;
         let written = write::to_stream(&gathered, writer, &mut self)?;
         Ok(written.report(None, begun))
@@ -225,9 +230,4 @@ const fn word(mode: Mode) -> &'static str {
         Mode::Live => "live",
         Mode::Freeze => "freeze",
     }
-}
-
-/// An output that has no name.
-fn stream_failure(source: OutputError) -> Error {
-    Error::Output { path: PathBuf::from("standard output"), source }
 }

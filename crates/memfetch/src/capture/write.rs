@@ -1,6 +1,7 @@
 //! Writing what was gathered: plan, lay out, copy, let the process go, close with the trailer.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -10,8 +11,10 @@ use super::blocks::{Block, Blocks};
 use super::copy::{Copied, Copier, PageSource, as_copied, extents};
 use super::crew::{self, Failure, Rules, Step, Totals, at_path};
 use super::gather::{Gathered, nanoseconds, now_ns};
+use super::guardian::Guardian;
+use super::known::Known;
 use super::plan::{Filter, Plan, Wishes};
-use super::{Progress, Snapshot, Written, link_map, remarks, stream_failure};
+use super::{Progress, Snapshot, Written, link_map, remarks};
 use crate::address::Address;
 use crate::error::{Error, OutputError};
 use crate::image::encode::{Layout, notes};
@@ -26,6 +29,8 @@ use crate::sink::file::{ALIGNMENT, size_limit};
 use crate::sink::{OutputFile, OutputStream};
 use crate::threads::Registers;
 
+/// What an output without a name is called in errors.
+const STREAM: &str = "standard output";
 /// In a stream, and where a file would look too large, zeros from this length on are left out.
 const LONG_ZEROS: u64 = 1 << 20;
 /// How many blocks are read and written at once to a file: enough for several writes to be in flight.
@@ -62,11 +67,9 @@ struct Prepared {
     remark: Option<String>,
 }
 
-fn prepare(
-    gathered: &Gathered,
-    snapshot: &Snapshot<'_>,
-    split_zeros: Option<u64>,
-) -> Result<Prepared, Error> {
+/// Plans and lays out an image; `None` where its offsets do not fit the word size of the process.
+fn prepare(gathered: &Gathered, snapshot: &Snapshot<'_>, split_zeros: Option<u64>) -> Option<Prepared> {
+    let known = Known { gathered, touch: snapshot.touch };
     let wishes = Wishes {
         contents: snapshot.contents,
         touch: snapshot.touch,
@@ -74,13 +77,13 @@ fn prepare(
         filter: gathered.facts.coredump_filter.map_or(Filter::DEFAULT, Filter),
         stack_pointers: gathered.stack_pointers(),
         needed: match snapshot.contents {
-            Contents::Minimal => link_map::pages_of(&gathered.process, &gathered.record.auxv),
+            Contents::Minimal => link_map::pages_of(&known, &gathered.record.auxv),
             _ => Vec::new(),
         },
         split_zeros,
         page_size: gathered.platform.page_size,
     };
-    let mut plan = Plan::make(&gathered.map, &gathered.pages, &wishes, |region| is_elf(gathered, region));
+    let mut plan = Plan::make(&gathered.map, &gathered.pages, &wishes, |region| is_elf(&known, region));
     let uname = rustix::system::uname();
     let mut origin = Origin {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -105,10 +108,7 @@ fn prepare(
     );
     let notes_len = notes.len() as u64;
     let segments = std::mem::take(&mut plan.segments);
-    let layout = Layout::new(gathered.platform, segments, notes_len).ok_or_else(|| {
-        let source = std::io::Error::other("the offsets do not fit the word size of the process");
-        Error::Os { action: "lay out the image".into(), source }
-    })?;
+    let layout = Layout::new(gathered.platform, segments, notes_len)?;
     origin.trailer_offset = layout.data_end();
     let told = note::encode(&origin);
     // It is the last note, and ends with it: with thousands of threads the others take megabytes.
@@ -119,13 +119,13 @@ fn prepare(
         }
     }
     let headers = layout.headers(&notes);
-    Ok(Prepared { plan, layout, origin, headers, remark: None })
+    Some(Prepared { plan, layout, origin, headers, remark: None })
 }
 
-fn is_elf(gathered: &Gathered, region: &Region) -> bool {
+fn is_elf(known: &Known<'_>, region: &Region) -> bool {
     let mut magic = [0; 4];
     // A page that cannot be read is no header worth keeping; were it wanted, its region would be.
-    matches!(gathered.process.read_at(region.span.start(), &mut magic), Ok(4)) && magic == *b"\x7fELF"
+    matches!(known.read_at(region.span.start(), &mut magic), Ok(4)) && magic == *b"\x7fELF"
 }
 
 impl Prepared {
@@ -181,44 +181,40 @@ pub(super) fn to_file(
     output: OutputFile,
     snapshot: &mut Snapshot<'_>,
 ) -> Result<Written, Error> {
+    let output = Arc::new(output);
+    let filled = fill(gathered, &output, snapshot);
+    // Let go whatever became of it, and before the disk is waited for.
+    gathered.hold.let_go();
+    let mut written = match filled {
+        Ok(written) => written,
+        Err(error) => {
+            // Workers may still share the file, and one that is stuck does so to the end of this process.
+            output.abandon();
+            return Err(error);
+        }
+    };
+    let path = output.path().to_owned();
+    // The workers end once their queue is closed; until the last one has, it shares the file.
+    let output = last_holder(output).map_err(at_path(&path))?;
+    written.stored_bytes = output.commit(written.apparent_bytes).map_err(at_path(&path))?;
+    Ok(written)
+}
+
+/// Puts everything into the file, and does not give it its name yet.
+fn fill(
+    gathered: &Gathered,
+    output: &Arc<OutputFile>,
+    snapshot: &mut Snapshot<'_>,
+) -> Result<Written, Error> {
     let path = output.path().to_owned();
     let failed = at_path(&path);
-    let mut prepared = prepare(gathered, snapshot, None)?;
-    let most = snapshot.max_apparent_size.min(size_limit().unwrap_or(u64::MAX));
-    let fits = |prepared: &Prepared| {
-        prepared.layout.data_end().saturating_add(prepared.trailer_bound(gathered)) <= most
-    };
-    let reserve = |prepared: &Prepared| {
-        let trailer = prepared.trailer_bound(gathered);
-        let stored = prepared.layout.data_start() + prepared.plan.data_bytes + trailer;
-        output.reserve(prepared.layout.data_end() + trailer, stored)
-    };
-    let too_long = |result: &Result<(), OutputError>| match result {
-        // EFBIG: longer than the file system's longest file.
-        Err(OutputError::Io { source, .. }) => source.kind() == std::io::ErrorKind::FileTooLarge,
-        Err(OutputError::SizeLimit { .. }) => true,
-        _ => false,
-    };
-    let mut reserved = if fits(&prepared) { Some(reserve(&prepared)) } else { None };
-    if reserved.as_ref().is_none_or(too_long) {
-        prepared = prepare(gathered, snapshot, Some(LONG_ZEROS))?;
-        reserved = Some(reserve(&prepared));
-        let (length, most) = (prepared.layout.data_end(), snapshot.max_apparent_size);
-        prepared.remark = (length > most).then(|| {
-            format!(
-                "the file looks longer than {most} bytes: without long never-touched stretches it is {length}"
-            )
-        });
-    }
-    reserved.unwrap_or(Ok(())).map_err(&failed)?;
+    let mut prepared = reserve(gathered, output, snapshot)?;
     for extent in prepared.extents(gathered).iter().filter(|extent| extent.len >= BLOCK) {
         output.allocate(extent.offset, extent.len).map_err(&failed)?;
     }
-
-    let output = Arc::new(output);
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
     let finish = {
-        let output = Arc::clone(&output);
+        let output = Arc::clone(output);
         let path = path.clone();
         move |block: &Block, buffer: &Buffer| {
             for (offset, len) in extents(&block.parts) {
@@ -230,21 +226,62 @@ pub(super) fn to_file(
             Ok(())
         }
     };
-    let rules = Rules { workers: WORKERS, buffers: buffers(gathered), time_limit: snapshot.time_limit };
+    let rules = rules(gathered, snapshot, WORKERS);
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = prepared.swapped_last(gathered);
-    let totals = copy(gathered, blocks, &copier, rules, Arc::new(finish), |_, _, copied| {
+    let totals = copy(gathered, blocks, &copier, rules, (&path, Arc::new(finish)), |_, _, copied| {
         meter.add(copied);
         Ok(())
     })?;
 
     let (outcome, trailer) = close(gathered, &prepared, totals);
-    write_trailer(&output, &trailer, prepared.layout.data_end()).map_err(&failed)?;
     let apparent_bytes = prepared.layout.data_end() + trailer.len() as u64;
-    // The workers end once their queue is closed; until the last one has, it shares the file.
-    let output = last_holder(output).map_err(&failed)?;
-    let stored_bytes = output.commit(apparent_bytes).map_err(&failed)?;
-    Ok(Written { outcome, origin: prepared.origin, apparent_bytes, stored_bytes })
+    // Gaps may have made the trailer longer than was reserved, and to pass the limit would be a signal that kills.
+    if let Some(limit) = size_limit().filter(|limit| apparent_bytes.next_multiple_of(ALIGNMENT) > *limit) {
+        return Err(failed(OutputError::SizeLimit { needed: apparent_bytes, limit }));
+    }
+    write_trailer(output, &trailer, prepared.layout.data_end()).map_err(&failed)?;
+    Ok(Written { outcome, origin: prepared.origin, apparent_bytes, stored_bytes: 0 })
+}
+
+/// Lays the image out so that it fits where it goes, and makes room for it.
+fn reserve(gathered: &Gathered, output: &OutputFile, snapshot: &Snapshot<'_>) -> Result<Prepared, Error> {
+    let failed = at_path(output.path());
+    let most = snapshot.max_apparent_size.min(size_limit().unwrap_or(u64::MAX));
+    let make_room = |prepared: &Prepared| {
+        let trailer = prepared.trailer_bound(gathered);
+        let stored = prepared.layout.data_start() + prepared.plan.data_bytes + trailer;
+        output.reserve(prepared.layout.data_end() + trailer, stored)
+    };
+    if let Some(prepared) = prepare(gathered, snapshot, None)
+        && prepared.layout.data_end().saturating_add(prepared.trailer_bound(gathered)) <= most
+    {
+        match make_room(&prepared) {
+            // EFBIG: longer than the file system's longest file.
+            Err(OutputError::Io { source, .. }) if source.kind() == ErrorKind::FileTooLarge => {}
+            Err(OutputError::SizeLimit { .. }) => {}
+            result => return result.map(|()| prepared).map_err(failed),
+        }
+    }
+    let mut prepared = prepare(gathered, snapshot, Some(LONG_ZEROS)).ok_or_else(too_wide)?;
+    make_room(&prepared).map_err(failed)?;
+    let (length, most) = (prepared.layout.data_end(), snapshot.max_apparent_size);
+    prepared.remark = (length > most).then(|| {
+        format!(
+            "the file looks longer than {most} bytes: without long never-touched stretches it is {length}"
+        )
+    });
+    Ok(prepared)
+}
+
+fn too_wide() -> Error {
+    let source = std::io::Error::other("the offsets do not fit the word size of the process");
+    Error::Os { action: "lay out the image".into(), source }
+}
+
+fn rules(gathered: &Gathered, snapshot: &Snapshot<'_>, workers: usize) -> Rules {
+    let held = gathered.hold.is_held();
+    Rules { workers, buffers: buffers(gathered), time_limit: snapshot.time_limit, held }
 }
 
 fn last_holder(mut output: Arc<OutputFile>) -> Result<OutputFile, OutputError> {
@@ -283,27 +320,32 @@ pub(super) fn to_stream(
     writer: &mut dyn Write,
     snapshot: &mut Snapshot<'_>,
 ) -> Result<Written, Error> {
-    let mut prepared = prepare(gathered, snapshot, Some(LONG_ZEROS))?;
+    let mut prepared = prepare(gathered, snapshot, Some(LONG_ZEROS)).ok_or_else(too_wide)?;
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
     let mut stream = OutputStream::new(writer);
+    let guardian = Guardian::watch(&gathered.hold, stream.watch(), snapshot.time_limit)?;
     // One worker, so that blocks come in order; more buffers let it read on while the first is sent.
-    let rules = Rules { workers: 1, buffers: buffers(gathered), time_limit: snapshot.time_limit };
+    let rules = rules(gathered, snapshot, 1);
     let finish = Arc::new(|_: &Block, _: &Buffer| Ok(()));
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = Blocks::new(&prepared.layout, &gathered.pages);
-    let totals = copy(gathered, blocks, &copier, rules, finish, |block, buffer, copied| {
+    let nameless = Path::new(STREAM);
+    let totals = copy(gathered, blocks, &copier, rules, (nameless, finish), |block, buffer, copied| {
         meter.add(copied);
         for (offset, len) in extents(&block.parts) {
             let start = (offset - block.start()) as usize;
-            stream.zeros_to(offset).map_err(stream_failure)?;
-            stream.write(buffer.get(start..start + len as usize).unwrap_or(&[])).map_err(stream_failure)?;
+            stream.zeros_to(offset).map_err(at_path(nameless))?;
+            stream
+                .write(buffer.get(start..start + len as usize).unwrap_or(&[]))
+                .map_err(at_path(nameless))?;
+            guardian.check().map_err(at_path(nameless))?;
         }
         Ok(())
     })?;
     let (outcome, trailer) = close(gathered, &prepared, totals);
-    stream.zeros_to(prepared.layout.data_end()).map_err(stream_failure)?;
-    stream.write(&trailer).map_err(stream_failure)?;
-    stream.flush().map_err(stream_failure)?;
+    stream.zeros_to(prepared.layout.data_end()).map_err(at_path(nameless))?;
+    stream.write(&trailer).map_err(at_path(nameless))?;
+    stream.flush().map_err(at_path(nameless))?;
     let bytes = stream.position();
     Ok(Written { outcome, origin: prepared.origin, apparent_bytes: bytes, stored_bytes: bytes })
 }
@@ -314,23 +356,30 @@ fn copy(
     blocks: impl Iterator<Item = Block>,
     copier: &Arc<Copier<Process>>,
     rules: Rules,
-    finish: Arc<crew::Finish>,
+    output: (&Path, Arc<crew::Finish>),
     mut each: impl FnMut(&Block, &Buffer, &Copied) -> Result<(), Error>,
 ) -> Result<Totals, Error> {
+    let (path, finish) = output;
     let result = crew::run(copier, blocks, rules, finish, |step| match step {
         Step::Block { block, bytes, copied } => each(block, bytes, copied),
         Step::AllRead => {
-            gathered.resume();
+            gathered.hold.let_go();
             Ok(())
         }
     });
-    gathered.resume();
-    result.map_err(|failure| match failure {
+    gathered.hold.let_go();
+    let totals = result.map_err(|failure| match failure {
         Failure::Error(error) => error,
         Failure::Stuck(limit) => {
             Error::TimedOut { pid: gathered.facts.pid, action: "read its memory", limit }
         }
-    })
+        Failure::Blocked(limit) => at_path(path)(OutputError::Blocked { limit }),
+    })?;
+    // A read by the number of the process might have met another program, if it called exec meanwhile.
+    match gathered.process.check() {
+        Err(error @ Error::Replaced { .. }) => Err(error),
+        _ => Ok(totals),
+    }
 }
 
 /// Tells the caller how far it is.
@@ -380,7 +429,7 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
         remarks: sentences,
         ..Outcome::default()
     };
-    if let Some(stop) = gathered.stop_report() {
+    if let Some(stop) = gathered.hold.report() {
         outcome.pause_ns = nanoseconds(stop.pause);
         outcome.stops = 1;
         outcome.rewound_calls = stop.rewound as u64;

@@ -227,6 +227,23 @@ impl Process {
         self.target.touch(region, at, buf)
     }
 
+    /// As [`Process::fetch`], for a few bytes, within the time limit.
+    pub(crate) fn peek(
+        &self,
+        region: &Region,
+        state: PageState,
+        at: Address,
+        len: usize,
+    ) -> Result<Vec<u8>, ReadError> {
+        let region = region.clone();
+        self.run("read its memory", move |target| {
+            let mut bytes = vec![0; len];
+            let read = target.fetch(&region, state, at, &mut bytes)?;
+            bytes.truncate(read);
+            Ok(bytes)
+        })?
+    }
+
     /// The mappings and the states of all their pages, from one reading of the map. Within the time limit.
     pub(crate) fn regions_and_pages(&self) -> Result<(RegionMap, PageRuns), Error> {
         self.run("list its mappings", |target| {

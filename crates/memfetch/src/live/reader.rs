@@ -15,6 +15,7 @@
 //! A page with no page table entry is never read through the mapping: it is known to be zero, or it comes from
 //! the object behind it.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use memfetch_sys::pagemap::{self, word};
@@ -83,11 +84,32 @@ impl Target {
             PageState::Backed | PageState::FileClean => self.behind_mapping(region, at, buf),
             PageState::Resident | PageState::FileResident | PageState::Swapped => {
                 match self.mapped(Some(region), at, buf)? {
-                    0 => self.vacant(&RegionMap::new(vec![region.clone()]), at, buf),
+                    // Its page table entry has gone since. Only a map that is read *after* that was seen tells
+                    // whether the page was given back, and is zero, or was unmapped, and is missing.
+                    0 => match self.still(region, at)? {
+                        Some(now) => self.vacant(&RegionMap::new(vec![now]), at, buf),
+                        None => Err(ReadError::fault(at, Cause::Vanished)),
+                    },
                     read => Ok(read),
                 }
             }
         }
+    }
+
+    /// The region that holds `at` now, if it is still the one that was known by `region`.
+    ///
+    /// What a map once did not have any more is not looked for again: a large mapping that went would otherwise
+    /// cost a reading of the map for each of its pages.
+    fn still(&self, region: &Region, at: Address) -> Result<Option<Region>, ReadError> {
+        let mut latest = self.latest_map.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |map: &RegionMap| map.at(at).filter(|now| is_same(now, region)).cloned();
+        if latest.as_ref().is_some_and(|map| holds(map).is_none()) {
+            return Ok(None);
+        }
+        let map = self.regions()?;
+        let now = holds(&map);
+        *latest = Some(map);
+        Ok(now)
     }
 
     /// Reads bytes of a region through its mapping, whatever that takes: a page that is not in the page table is
@@ -361,8 +383,10 @@ impl Target {
             Some(PageState::Guard) => Cause::Guard,
             Some(PageState::Unreadable(cause)) => cause,
             // Kernels before 6.15 show guard pages as swapped ones, and nothing else in swap fails with EFAULT
-            // or EIO but a broken disk.
-            Some(PageState::Swapped) => Cause::Guard,
+            // or EIO but a broken disk. Others tell guard pages apart.
+            Some(PageState::Swapped) if self.scan_method.load(Ordering::Relaxed) != scan::method::SCAN => {
+                Cause::Guard
+            }
             _ => match self.obstacle(now, at) {
                 Some(cause) => cause,
                 // proc_mem.force_override, Linux 6.12
@@ -381,6 +405,19 @@ impl Target {
         let done = done.map_or(0, |done| done as u64);
         self.left_in_ram.fetch_add(len.saturating_sub(done), Ordering::Relaxed);
     }
+}
+
+/// Whether two regions are of one mapping: parts of it may have gone, and permissions may have changed.
+fn is_same(now: &Region, before: &Region) -> bool {
+    let place =
+        |region: &Region| region.file().map(|file| file.offset.wrapping_sub(region.span.start().get()));
+    let sort = |region: &Region| match &region.backing {
+        Backing::File(file) => Some((file.device, file.inode, file.kind)),
+        _ => None,
+    };
+    now.permissions.shared == before.permissions.shared
+        && sort(now) == sort(before)
+        && place(now) == place(before)
 }
 
 /// The first `len` bytes of `buf`, or all of it.

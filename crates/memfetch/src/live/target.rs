@@ -32,6 +32,8 @@ pub struct Target {
     pub no_vm_readv: AtomicBool,
     /// Bytes that reads brought in from swap and could not send back.
     pub left_in_ram: AtomicU64,
+    /// The last map that was read to see what has gone, if that was needed.
+    pub latest_map: Mutex<Option<RegionMap>>,
     pagemap: OwnedFd,
     mem: OnceLock<OwnedFd>,
 }
@@ -63,6 +65,7 @@ impl Target {
             scan_method: AtomicU8::new(0),
             no_vm_readv: AtomicBool::new(!by_number),
             left_in_ram: AtomicU64::new(0),
+            latest_map: Mutex::new(None),
             pagemap,
             mem: OnceLock::new(),
         })

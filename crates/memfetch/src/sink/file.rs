@@ -135,17 +135,14 @@ impl OutputFile {
     /// What the file system says.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), OutputError> {
         match self.file.write_all_at(bytes, offset) {
-            // A file system may accept the flag and refuse the write: go on through the page cache.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) && self.is_direct() => {
+            // A file system may accept the flag and refuse the write: go on through the page cache. Another worker may
+            // have found that out first.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
                 self.leave_direct()?;
                 self.file.write_all_at(bytes, offset).map_err(|source| io("writing", source))
             }
             result => result.map_err(|source| io("writing", source)),
         }
-    }
-
-    fn is_direct(&self) -> bool {
-        rustix::fs::fcntl_getfl(&self.file).is_ok_and(|flags| flags.contains(OFlags::DIRECT))
     }
 
     fn leave_direct(&self) -> Result<(), OutputError> {
@@ -154,18 +151,32 @@ impl OutputFile {
             .map_err(|errno| io("writing", errno.into()))
     }
 
+    /// Takes the temporary name away, where there is one. For a file that others still share: it is dropped when they
+    /// are done, which may be never.
+    pub fn abandon(&self) {
+        if let Some(temporary) = &self.temporary {
+            // Nothing can be done about a failure here, and the first error is the one to report.
+            let _ = rustix::fs::unlinkat(&self.directory, temporary, AtFlags::empty());
+        }
+    }
+
     /// Cuts the file to its length, puts it on stable storage, and gives it its name. Returns the bytes that it
     /// takes on the disk.
     ///
     /// # Errors
     ///
-    /// What the file system says; then no file with the final name exists, or the one that was there before.
+    /// What the file system says; then no file with the final name exists, or the one that was there before, unless it
+    /// was the name itself that could not be synced.
     pub fn commit(mut self, len: u64) -> Result<u64, OutputError> {
         self.file.set_len(len).map_err(|source| io("setting the length", source))?;
         self.file.sync_all().map_err(|source| io("syncing the file", source))?;
         let stored = rustix::fs::fstat(&self.file).map_or(0, |stat| stat.st_blocks as u64 * 512);
         self.name_it()?;
-        self.directory.sync_all().map_err(|source| io("syncing the directory", source))?;
+        match self.directory.sync_all() {
+            // Some file systems of networks have nothing to sync there, and say so.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {}
+            result => result.map_err(|source| io("syncing the directory", source))?,
+        }
         Ok(stored)
     }
 
@@ -228,10 +239,7 @@ impl OutputFile {
 
 impl Drop for OutputFile {
     fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            // Nothing can be done about a failure here, and the first error is the one to report.
-            let _ = rustix::fs::unlinkat(&self.directory, temporary, AtFlags::empty());
-        }
+        self.abandon();
     }
 }
 

@@ -1,25 +1,36 @@
 //! [`OutputStream`]: a pipe or a socket, written strictly in order.
 
 use std::io::{ErrorKind, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::OutputError;
 
 /// A writer that counts what it took and knows where it stands.
 pub struct OutputStream<'w> {
     inner: &'w mut dyn Write,
-    position: u64,
+    position: Arc<AtomicU64>,
 }
+
+/// So much is written at once, so that a slow reader can be told from one that has stopped.
+const PIECE: usize = 64 << 10;
 
 impl<'w> OutputStream<'w> {
     /// Writes to `inner`, whose next byte counts as the first.
     pub fn new(inner: &'w mut dyn Write) -> Self {
-        Self { inner, position: 0 }
+        Self { inner, position: Arc::default() }
     }
 
     /// How many bytes were written.
     #[must_use]
-    pub const fn position(&self) -> u64 {
-        self.position
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Relaxed)
+    }
+
+    /// The same for somebody who watches from another thread.
+    #[must_use]
+    pub fn watch(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.position)
     }
 
     /// Writes all of `bytes`.
@@ -28,8 +39,10 @@ impl<'w> OutputStream<'w> {
     ///
     /// [`OutputError::Closed`] where the reader went away, else what the writer says.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
-        self.inner.write_all(bytes).map_err(|source| failure("writing", source))?;
-        self.position += bytes.len() as u64;
+        for piece in bytes.chunks(PIECE) {
+            self.inner.write_all(piece).map_err(|source| failure("writing", source))?;
+            self.position.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -40,8 +53,8 @@ impl<'w> OutputStream<'w> {
     /// As [`OutputStream::write`].
     pub fn zeros_to(&mut self, position: u64) -> Result<(), OutputError> {
         static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-        while self.position < position {
-            let len = (position - self.position).min(ZEROS.len() as u64);
+        while self.position() < position {
+            let len = (position - self.position()).min(ZEROS.len() as u64);
             self.write(ZEROS.get(..len as usize).unwrap_or(&ZEROS))?;
         }
         Ok(())

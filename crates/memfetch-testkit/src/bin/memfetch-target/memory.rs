@@ -36,14 +36,25 @@ pub const PAGE: usize = 4096;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
-/// `private MIB`: so much private anonymous memory, every 8-byte word of it its own address.
+/// `private MIB`: so much private anonymous memory, every 8-byte word of it its own address. `unmap` takes it away,
+/// `discard` (MADV_DONTNEED) makes it zero again.
 fn private(arguments: &[String]) {
     let bytes = argument(arguments, 0, 4_usize) << 20;
     let start = map(bytes, READ_WRITE, PRIVATE);
     fill(start, bytes);
     fact("start", format_args!("{start:#x}"));
     fact("bytes", bytes);
-    serve(unknown);
+    serve(|order| {
+        let memory = start as *mut libc::c_void;
+        let done = match order {
+            // SAFETY: the mapping is this role's own, and nothing refers to it but by its number.
+            "unmap" => unsafe { libc::munmap(memory, bytes) },
+            // SAFETY: as above.
+            "discard" => unsafe { libc::madvise(memory, bytes, libc::MADV_DONTNEED) },
+            _ => return unknown(order),
+        };
+        done.to_string()
+    });
 }
 
 /// `holes FOLDER`: 16 pages in a row with nothing mapped before and behind, of each sort one or two:
