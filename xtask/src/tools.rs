@@ -1,7 +1,8 @@
 //! The programs of others that tests compare with: found, installed where that is possible, else named.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::run::{find, must, show};
 
@@ -49,12 +50,41 @@ pub fn install(root: &Path) -> Vec<String> {
     }
     let mut rest: Vec<String> =
         wanted.into_iter().map(|(program, package)| format!("{program} (package {package})")).collect();
+    if !compiles_for_32_bits(&bin) {
+        if may_install(&bin) {
+            let mut apt = Command::new("apt-get");
+            apt.args(["install", "-qq", "--yes", "--no-install-recommends", "gcc-multilib"]);
+            tell(must(apt.env("DEBIAN_FRONTEND", "noninteractive")));
+        }
+        if !compiles_for_32_bits(&bin) {
+            rest.push("a compiler for 32-bit programs (package gcc-multilib)".to_owned());
+        }
+    }
     if find("drgn", &bin).is_none()
         && let Err(message) = install_drgn(root, &bin)
     {
         rest.push(format!("drgn (pip install drgn): {message}"));
     }
     rest
+}
+
+/// Whether the C compiler makes programs for 32-bit x86, of which there are tests too.
+fn compiles_for_32_bits(bin: &Path) -> bool {
+    let Some(cc) = find("cc", bin) else { return false };
+    let mut child = match Command::new(cc)
+        .args(["-m32", "-x", "c", "-", "-o", "/dev/null"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+    {
+        Ok(child) => child,
+        Err(_) => return false,
+    };
+    if let Some(mut program) = child.stdin.take() {
+        // What it says of a program that it did not get is answer enough.
+        let _ = program.write_all(b"#include <stdio.h>\nint main(void) { return puts(\"\") == 7; }\n");
+    }
+    child.wait().is_ok_and(|status| status.success())
 }
 
 fn missing(bin: &Path) -> Vec<(&'static str, &'static str)> {
