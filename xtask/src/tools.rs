@@ -72,7 +72,7 @@ pub fn install(root: &Path) -> Vec<String> {
 fn compiles_for_32_bits(bin: &Path) -> bool {
     let Some(cc) = find("cc", bin) else { return false };
     let mut child = match Command::new(cc)
-        .args(["-m32", "-x", "c", "-", "-o", "/dev/null"])
+        .args(["-m32", "-x", "c", "-fsyntax-only", "-"])
         .stdin(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
