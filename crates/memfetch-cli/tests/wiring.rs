@@ -115,14 +115,51 @@ fn nothing_found_is_1_and_wrong_usage_2() {
 #[test]
 fn a_broken_pipe_is_silent() {
     for arguments in [&["maps", "self"][..], &["--man"], &["maps", "self", "--json"]] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_memfetch"))
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(child.stdout.take());
-        let output = child.wait_with_output().unwrap();
-        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{arguments:?}");
+        let (code, _, err) = told(&unread(Path::new("."), arguments));
+        assert_eq!((code, err.as_str()), (0, ""), "{arguments:?}");
     }
+}
+
+/// Runs it with a standard output that nobody reads.
+fn unread(folder: &Path, arguments: &[&str]) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memfetch"));
+    let command = command.args(arguments).current_dir(folder).stdout(writer).stderr(Stdio::piped());
+    command.spawn().unwrap().wait_with_output().unwrap()
+}
+
+#[test]
+fn the_work_goes_on_and_the_exit_code_tells_where_nobody_reads_the_report() {
+    let targets = [Target::spawn("private", &["1"]), Target::spawn("private", &["1"])];
+    let folder = tempfile::tempdir().unwrap();
+    let [one, two] = targets.each_ref().map(|target| target.pid().to_string());
+    let (code, _, err) = told(&unread(folder.path(), &["snap", "--json", &one, &two, "-o", "%p"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    for name in [&one, &two] {
+        assert_eq!(memfetch(folder.path(), &["verify", "-q", name]).status.code(), Some(0), "{name}");
+    }
+    let (code, _, err) =
+        told(&unread(folder.path(), &["snap", "--json", "--force", &one, "2147483647", "-o", "%p"]));
+    assert_eq!(code, 2);
+    assert!(err.starts_with("Error: no process `2147483647`\n"), "{err}");
+
+    let path = folder.path().join(&one);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    for flags in [&["verify", "--json"][..], &["verify"]] {
+        let arguments = |images: &[&'static str]| [flags, images].concat();
+        std::fs::copy(&path, folder.path().join("cut.core")).unwrap();
+        let (code, _, err) = told(&unread(folder.path(), &arguments(&["cut.core"])));
+        assert_eq!((code, err.as_str()), (1, ""));
+        let (code, _, err) = told(&unread(folder.path(), &arguments(&["cut.core", "nowhere"])));
+        assert_eq!(code, 2);
+        assert!(err.contains("nowhere"), "{err}");
+    }
+    let (code, _, err) = told(&unread(folder.path(), &["maps", "./cut.core"]));
+    assert_eq!(code, 1);
+    assert!(err.contains("INCOMPLETE"), "{err}");
+    // A core that nobody has whole is an error, as ever without a message.
+    let (code, _, err) = told(&unread(folder.path(), &["snap", &two, "-q", "-o", "-"]));
+    assert_eq!((code, err.as_str()), (2, ""));
 }
