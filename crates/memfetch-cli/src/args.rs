@@ -121,7 +121,7 @@ pub struct SnapArgs {
     /// What to write
     #[arg(long, value_name = "FORMAT", default_value = "core", help_heading = "Output")]
     pub format: Format,
-    /// Overwrite a file that is there; never a device, a pipe or a socket
+    /// Overwrite a file that is there; never a device, a pipe or a socket, nor a link to one
     #[arg(long, help_heading = "Output")]
     pub force: bool,
     /// The largest apparent size of the file, holes counted: 512M, 4GiB ... Beyond it, long stretches of

@@ -163,3 +163,18 @@ fn the_work_goes_on_and_the_exit_code_tells_where_nobody_reads_the_report() {
     let (code, _, err) = told(&unread(folder.path(), &["snap", &two, "-q", "-o", "-"]));
     assert_eq!((code, err.as_str()), (2, ""));
 }
+
+#[test]
+fn a_link_to_a_pipe_is_not_overwritten_and_force_is_not_what_the_hint_says() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/proc/self/fd/1", folder.path().join("link")).unwrap();
+    for flags in [&["snap", "self", "-o", "link"][..], &["snap", "self", "-o", "link", "--force"]] {
+        let (code, _, err) = told(&memfetch(folder.path(), flags));
+        assert_eq!(code, 2);
+        assert!(
+            err.contains("a link to a pipe") && err.contains("`-o -`") && !err.contains("--force"),
+            "{err}"
+        );
+        assert!(folder.path().join("link").is_symlink());
+    }
+}
