@@ -13,8 +13,9 @@ use crate::quantity;
 
 /// Takes snapshots of a running process' memory without harming it.
 ///
-/// No page of the process is faulted in, swapped in or dirtied for it, and what could not be read is told: in
-/// the snapshot, in the summary and in the exit code, never as a zero.
+/// No page of the process is faulted in or dirtied for it; what is read from swap is paged out again where that
+/// is allowed, and `--touch resident` leaves it there. What could not be read is told: in the snapshot, in the
+/// summary and in the exit code, never as a zero.
 #[derive(Debug, Parser)]
 #[command(
     name = "memfetch",
@@ -237,9 +238,10 @@ pub enum ContentsWord {
 /// The words of `--touch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TouchWord {
-    /// Those in RAM
+    /// Those in RAM; all others are left alone
     Resident,
-    /// Also those in swap
+    /// Also those in swap, which are paged out again where that is allowed, and those that the file or memory
+    /// object behind a mapping has
     Stored,
     /// Also those that reading faults into the process: of files and shared memory that cannot be opened
     All,
