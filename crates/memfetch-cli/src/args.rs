@@ -73,6 +73,9 @@ pub enum Command {
     /// The page states are known without touching a page. RESIDENT (RES in a narrow terminal) is in RAM; it is
     /// DIRTY + SHARED. DIRTY are pages of private mappings with bytes of their own. SHARED are pages of shared
     /// mappings, and pages that are identical to the file behind them. SWAPPED is in swap.
+    ///
+    /// Of an image RESIDENT is what is saved. Only a core of memfetch tells which pages of a file mapping were
+    /// written: of another's they count as SHARED.
     Maps(MapsArgs),
     /// Tell whether an image is whole and unaltered
     ///

@@ -37,6 +37,15 @@ fn a_snapshot_is_verified_listed_and_not_overwritten() {
         let regions: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert!(regions[0]["dirty"].as_u64().unwrap() >= 2 << 20, "{source}: {out}");
     }
+    // The ELF headers of libraries are saved, and were never written; what relocation wrote was.
+    let (_, out, _) = told(&memfetch(folder.path(), &["maps", &name, "--json", "--only", "file"]));
+    let regions: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
+    let figure = |region: &serde_json::Value, key: &str| region[key].as_u64().unwrap();
+    let clean =
+        |region: &&serde_json::Value| region["permissions"] == "r--p" && region["backing"]["offset"] == 0;
+    assert!(regions.iter().filter(clean).any(|region| figure(region, "resident") > 0), "{out}");
+    assert!(regions.iter().filter(clean).all(|region| figure(region, "dirty") == 0), "{out}");
+    assert!(regions.iter().any(|region| figure(region, "dirty") > 0), "{out}");
 
     let (code, _, err) = told(&memfetch(folder.path(), &[&pid]));
     assert_eq!(code, 2);
@@ -176,5 +185,39 @@ fn a_link_to_a_pipe_is_not_overwritten_and_force_is_not_what_the_hint_says() {
             "{err}"
         );
         assert!(folder.path().join("link").is_symlink());
+    }
+}
+
+/// An ELF core with one segment of a page, of which the file has `present` bytes.
+fn foreign_core(present: usize) -> Vec<u8> {
+    let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let put = |bytes: &mut Vec<u8>, number: u64, len: usize| bytes.extend(&number.to_le_bytes()[..len]);
+    // e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize, e_phentsize, e_phnum, sections.
+    for (number, len) in
+        [(4, 2), (62, 2), (1, 4), (0, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (1, 2), (0, 6)]
+    {
+        put(&mut bytes, number, len);
+    }
+    // p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align.
+    for (number, len) in [(1, 4), (6, 4), (4096, 8), (0x10000, 8), (0, 8), (4096, 8), (4096, 8), (4096, 8)] {
+        put(&mut bytes, number, len);
+    }
+    bytes.resize(4096 + present, 7);
+    bytes
+}
+
+#[test]
+fn a_core_of_others_that_was_cut_short_is_listed_as_incomplete() {
+    let folder = tempfile::tempdir().unwrap();
+    for (present, expected) in [(4096, 0), (1000, 1)] {
+        std::fs::write(folder.path().join("their.core"), foreign_core(present)).unwrap();
+        let (code, out, err) = told(&memfetch(folder.path(), &["maps", "their.core"]));
+        assert_eq!(code, expected, "{err}");
+        assert!(out.contains("000000010000-000000011000"), "{out}");
+        assert_eq!(
+            err.contains("their.core: INCOMPLETE: it ends before its data does"),
+            expected == 1,
+            "{err}"
+        );
     }
 }
