@@ -13,8 +13,9 @@ use crate::quantity;
 
 /// Takes snapshots of a running process' memory without harming it.
 ///
-/// No page of the process is faulted in, swapped in or dirtied for it, and what could not be read is told: in
-/// the snapshot, in the summary and in the exit code, never as a zero.
+/// No page of the process is faulted in or dirtied for it; what is read from swap is paged out again where that
+/// is allowed, and `--touch resident` leaves it there. What could not be read is told: in the snapshot, in the
+/// summary and in the exit code, never as a zero.
 #[derive(Debug, Parser)]
 #[command(
     name = "memfetch",
@@ -72,6 +73,9 @@ pub enum Command {
     /// The page states are known without touching a page. RESIDENT (RES in a narrow terminal) is in RAM; it is
     /// DIRTY + SHARED. DIRTY are pages of private mappings with bytes of their own. SHARED are pages of shared
     /// mappings, and pages that are identical to the file behind them. SWAPPED is in swap.
+    ///
+    /// Of an image RESIDENT is what is saved. Only a core of memfetch tells which pages of a file mapping were
+    /// written: of another's they count as SHARED.
     Maps(MapsArgs),
     /// Tell whether an image is whole and unaltered
     ///
@@ -121,7 +125,7 @@ pub struct SnapArgs {
     /// What to write
     #[arg(long, value_name = "FORMAT", default_value = "core", help_heading = "Output")]
     pub format: Format,
-    /// Overwrite a file that is there; never a device, a pipe or a socket
+    /// Overwrite a file that is there; never a device, a pipe or a socket, nor a link to one
     #[arg(long, help_heading = "Output")]
     pub force: bool,
     /// The largest apparent size of the file, holes counted: 512M, 4GiB ... Beyond it, long stretches of
@@ -237,9 +241,10 @@ pub enum ContentsWord {
 /// The words of `--touch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TouchWord {
-    /// Those in RAM
+    /// Those in RAM; all others are left alone
     Resident,
-    /// Also those in swap
+    /// Also those in swap, which are paged out again where that is allowed, and those that the file or memory
+    /// object behind a mapping has
     Stored,
     /// Also those that reading faults into the process: of files and shared memory that cannot be opened
     All,

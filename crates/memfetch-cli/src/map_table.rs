@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use memfetch::{Backing, Cause, Memory, PageRun, PageState, Permissions, Region, Span};
+use memfetch::{Backing, Cause, Memory, PageRun, PageRuns, PageState, Permissions, Region, Span};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -57,10 +57,37 @@ struct Figures {
     shared: u64,
 }
 
+/// What tells whether a page that is there is a mapping's own, or its file's.
+#[derive(Clone, Copy, Debug)]
+pub enum Witness<'a> {
+    /// The kernel: the page states say so.
+    Kernel,
+    /// What an image recorded of the process, which may be nothing: to its page states, all that is saved is alike.
+    Record(&'a PageRuns),
+}
+
+impl Witness<'_> {
+    /// How many bytes of a region are its own, of pages that are there.
+    fn dirty(self, region: &Region, runs: &PageRuns) -> u64 {
+        let there = |span: Span| {
+            let runs = runs.within(span).filter(|run| run.state == PageState::Resident);
+            runs.map(|run| run.span.len()).sum::<u64>()
+        };
+        match self {
+            _ if region.permissions.shared => 0,
+            Self::Record(recorded) if region.file().is_some() => recorded
+                .within(region.span)
+                .filter(|run| matches!(run.state, PageState::Resident | PageState::Swapped))
+                .map(|run| there(run.span))
+                .sum(),
+            Self::Kernel | Self::Record(_) => there(region.span),
+        }
+    }
+}
+
 impl Figures {
-    const fn of(region: &Region, pages: &PageSums) -> Self {
+    const fn of(region: &Region, pages: &PageSums, dirty: u64) -> Self {
         let resident = pages.resident + pages.file_resident;
-        let dirty = if region.permissions.shared { 0 } else { pages.resident };
         Self { size: region.span.len(), resident, swapped: pages.swapped, dirty, shared: resident - dirty }
     }
 
@@ -86,8 +113,9 @@ const TOGETHER: usize = 4096;
 /// Tells `row` each region and the states of its pages.
 fn with_pages(
     memory: &dyn Memory,
+    witness: Witness<'_>,
     regions: &[&Region],
-    mut row: impl FnMut(&Region, PageSums) -> Result<(), Failure>,
+    mut row: impl FnMut(&Region, Figures, PageSums) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let together = if regions.len() <= FEW { 1 } else { TOGETHER };
     for group in regions.chunks(together) {
@@ -97,7 +125,8 @@ fn with_pages(
         };
         let runs = memory.pages(span)?;
         for region in group {
-            row(region, PageSums::of(runs.within(region.span)))?;
+            let pages = PageSums::of(runs.within(region.span));
+            row(region, Figures::of(region, &pages, witness.dirty(region, &runs)), pages)?;
         }
     }
     Ok(())
@@ -122,20 +151,26 @@ struct Entry<'a> {
 /// Writes the regions, which ascend.
 pub fn write(
     memory: &dyn Memory,
+    witness: Witness<'_>,
     regions: &[&Region],
     layout: Layout,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     match layout {
-        Layout::Json => write_json(memory, regions, out),
-        Layout::Table { width, paint } => Table::new(width, paint).write(memory, regions, out),
+        Layout::Json => write_json(memory, witness, regions, out),
+        Layout::Table { width, paint } => Table::new(width, paint).write(memory, witness, regions, out),
     }
 }
 
-fn write_json(memory: &dyn Memory, regions: &[&Region], out: &mut impl Write) -> Result<(), Failure> {
+fn write_json(
+    memory: &dyn Memory,
+    witness: Witness<'_>,
+    regions: &[&Region],
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let mut separator = "[\n";
-    with_pages(memory, regions, |region, pages| {
-        let Figures { size, resident, swapped, dirty, shared } = Figures::of(region, &pages);
+    with_pages(memory, witness, regions, |region, figures, pages| {
+        let Figures { size, resident, swapped, dirty, shared } = figures;
         let name = region.name();
         let entry = Entry {
             span: region.span,
@@ -195,13 +230,18 @@ impl Table {
         }
     }
 
-    fn write(&self, memory: &dyn Memory, regions: &[&Region], out: &mut impl Write) -> Result<(), Failure> {
+    fn write(
+        &self,
+        memory: &dyn Memory,
+        witness: Witness<'_>,
+        regions: &[&Region],
+        out: &mut impl Write,
+    ) -> Result<(), Failure> {
         let titles = self.titles.map(|title| self.cell(title, false));
         self.row(&self.pad_range("ADDRESS"), &titles, "PERM", "NAME", Paint::bold, out)?;
         let mut totals = Figures::default();
         let mut rows = 0;
-        with_pages(memory, regions, |region, pages| {
-            let figures = Figures::of(region, &pages);
+        with_pages(memory, witness, regions, |region, figures, _| {
             totals.add(&figures);
             rows += 1;
             let range = format!("{:012x}-{:012x}", region.span.start(), region.span.end());
@@ -252,7 +292,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use memfetch::region::{Device, RegionMap};
-    use memfetch::{Address, Error, PageRuns, Platform, ReadError};
+    use memfetch::{Address, Error, Platform, ReadError};
 
     use super::*;
 
@@ -279,7 +319,7 @@ mod tests {
 
         fn written(&self, layout: Layout) -> String {
             let mut out = Vec::new();
-            write(self, &self.0.iter().collect::<Vec<_>>(), layout, &mut out).unwrap();
+            write(self, Witness::Kernel, &self.0.iter().collect::<Vec<_>>(), layout, &mut out).unwrap();
             String::from_utf8(out).unwrap()
         }
     }
@@ -328,6 +368,34 @@ ffffffffff600000-ffffffffff601000     4 KiB     4 KiB         0     4 KiB       
 TOTAL                        28 KiB    16 KiB     8 KiB     8 KiB     8 KiB        3 mappings
 ";
         assert_eq!(space().table(None, Paint::OFF), expected);
+    }
+
+    #[test]
+    fn of_an_image_only_what_is_known_to_be_a_mappings_own_is_dirty() {
+        let space = Space::new(&[
+            (0x10000, 0x11000, "r--p", "/usr/lib/libc.so.6"),
+            (0x20000, 0x21000, "rw-p", "/usr/lib/libc.so.6"),
+            (0x30000, 0x31000, "rw-p", ""),
+            (0x40000, 0x41000, "rw-s", "/dev/shm/a"),
+        ]);
+        let span = |start| Span::from_len(Address::new(start), 0x1000).unwrap();
+        let mut recorded = PageRuns::new();
+        recorded.push(span(0x10000), PageState::FileResident);
+        for start in [0x20000, 0x30000, 0x40000] {
+            recorded.push(span(start), PageState::Resident);
+        }
+        let regions: Vec<_> = space.0.iter().collect();
+        for (witness, expected) in [
+            (Witness::Record(&recorded), [0, 4096, 4096, 0]),
+            (Witness::Record(&PageRuns::new()), [0, 0, 4096, 0]),
+        ] {
+            let mut out = Vec::new();
+            write(&space, witness, &regions, Layout::Json, &mut out).unwrap();
+            let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            let dirty: Vec<_> = (0..4).map(|row| value[row]["dirty"].as_u64().unwrap()).collect();
+            assert_eq!(dirty, expected);
+            assert!((0..4).all(|row| value[row]["resident"] == 4096));
+        }
     }
 
     #[test]
@@ -386,6 +454,7 @@ TOTAL                       28K   16K    8K    8K    8K      3 mappings
         let mut lines = Counter(0);
         write(
             &space,
+            Witness::Kernel,
             &space.0.iter().collect::<Vec<_>>(),
             Layout::Table { width: None, paint: Paint::OFF },
             &mut lines,

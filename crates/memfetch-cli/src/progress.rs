@@ -1,4 +1,7 @@
 //! [`Bar`]: progress on standard error, where that is a terminal.
+//!
+//! It draws when it is told something, and has no thread (no steady tick): while a snapshot runs, no thread may be there
+//! that was begun before it and would take a signal that the main thread holds back.
 
 use std::io::IsTerminal;
 

@@ -1,4 +1,5 @@
 //! [`report`]: the one place that says on standard error what went wrong: what failed, why, and what would help.
+//! [`print`]: what a command with several objects says on standard output of each.
 
 use std::error::Error as _;
 use std::ffi::OsStr;
@@ -23,6 +24,16 @@ pub fn report(failure: &Failure) -> Ending {
         let _ = write(failure, &Caller::current(), paint, &mut stderr.lock());
     }
     Ending::Error
+}
+
+/// Prints what was found out about one of several objects. Where nobody reads it any more the work goes on, and the
+/// exit code tells.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// Writes `Error:`, one `Caused by:` for each cause, the candidates of an ambiguous name, and `Hint:`.

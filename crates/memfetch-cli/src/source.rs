@@ -4,8 +4,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use memfetch::image::{Completeness, Shortfall};
+use memfetch::image::Shortfall;
 use memfetch::{Error, Image, Memory, Process};
+
+use crate::map_table::Witness;
 
 /// What a word on the command line meant.
 pub enum Source {
@@ -25,13 +27,18 @@ impl Source {
     }
 
     /// What it lacks that it should have.
-    pub fn shortfall(&self) -> Option<&Shortfall> {
+    pub fn shortfall(&self) -> Option<Shortfall> {
         match self {
-            Self::Image(image) => match image.completeness() {
-                Completeness::Incomplete(why) => Some(why),
-                Completeness::Complete | Completeness::Foreign => None,
-            },
+            Self::Image(image) => image.shortfall(),
             Self::Process(_) => None,
+        }
+    }
+
+    /// What tells whose the bytes of a page are.
+    pub fn witness(&self) -> Witness<'_> {
+        match self {
+            Self::Process(_) => Witness::Kernel,
+            Self::Image(image) => Witness::Record(image.recorded_pages()),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use memfetch::image::record::{Mode, Outcome};
-use memfetch::{Cause, Gap, Gaps, Report};
+use memfetch::{Cause, Gap, Gaps, Report, Touch};
 use serde::Serialize;
 
 use crate::quantity::{Units, count, duration, size};
@@ -72,11 +72,16 @@ impl Snapshot<'_> {
     /// What became of the bytes.
     fn bytes(&self) -> String {
         let outcome = &self.report.outcome;
+        // What is not in RAM was wanted, perhaps, and not to be touched.
+        let unwanted = match self.report.origin.touch {
+            Touch::Resident => "left alone (not wanted, or not in RAM)",
+            Touch::Stored | Touch::All => "not wanted",
+        };
         let parts = [
             (outcome.read_bytes, "read"),
-            (outcome.file_bytes, "from its files"),
+            (outcome.file_bytes, "from the files and memory objects behind it"),
             (outcome.absent_bytes, "never touched and not read"),
-            (outcome.unwanted_bytes, "not wanted"),
+            (outcome.unwanted_bytes, unwanted),
         ];
         let shown = parts.iter().enumerate().filter(|(index, (bytes, _))| *index == 0 || *bytes > 0);
         shown
@@ -109,7 +114,7 @@ pub fn gaps(gaps: &Gaps) -> String {
 #[cfg(test)]
 mod tests {
     use memfetch::image::record::{Contents, Origin};
-    use memfetch::{Address, Span, Touch};
+    use memfetch::{Address, Span};
 
     use super::*;
 
@@ -168,6 +173,20 @@ mod tests {
              1 gap, 4 KiB: secret memory (memfd_secret): the kernel hands it to nobody else \
              (0x20000..0x21000)\n  Note: not frozen: \\x1b\n"
         );
+    }
+
+    #[test]
+    fn what_is_not_in_ram_is_left_alone_rather_than_unwanted() {
+        let mut report = report(Mode::Live);
+        report.outcome = Outcome { file_bytes: 4096, unwanted_bytes: 8192, ..Outcome::default() };
+        for (touch, words) in [
+            (Touch::Resident, "8 KiB left alone (not wanted, or not in RAM)."),
+            (Touch::Stored, "4 KiB from the files and memory objects behind it, 8 KiB not wanted."),
+        ] {
+            report.origin.touch = touch;
+            let text = Snapshot { name: OsStr::new("redis"), report: &report }.paragraph();
+            assert!(text.contains(words), "{text}");
+        }
     }
 
     #[test]

@@ -37,6 +37,15 @@ fn a_snapshot_is_verified_listed_and_not_overwritten() {
         let regions: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert!(regions[0]["dirty"].as_u64().unwrap() >= 2 << 20, "{source}: {out}");
     }
+    // The ELF headers of libraries are saved, and were never written; what relocation wrote was.
+    let (_, out, _) = told(&memfetch(folder.path(), &["maps", &name, "--json", "--only", "file"]));
+    let regions: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
+    let figure = |region: &serde_json::Value, key: &str| region[key].as_u64().unwrap();
+    let clean =
+        |region: &&serde_json::Value| region["permissions"] == "r--p" && region["backing"]["offset"] == 0;
+    assert!(regions.iter().filter(clean).any(|region| figure(region, "resident") > 0), "{out}");
+    assert!(regions.iter().filter(clean).all(|region| figure(region, "dirty") == 0), "{out}");
+    assert!(regions.iter().any(|region| figure(region, "dirty") > 0), "{out}");
 
     let (code, _, err) = told(&memfetch(folder.path(), &[&pid]));
     assert_eq!(code, 2);
@@ -115,14 +124,100 @@ fn nothing_found_is_1_and_wrong_usage_2() {
 #[test]
 fn a_broken_pipe_is_silent() {
     for arguments in [&["maps", "self"][..], &["--man"], &["maps", "self", "--json"]] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_memfetch"))
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(child.stdout.take());
-        let output = child.wait_with_output().unwrap();
-        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{arguments:?}");
+        let (code, _, err) = told(&unread(Path::new("."), arguments));
+        assert_eq!((code, err.as_str()), (0, ""), "{arguments:?}");
+    }
+}
+
+/// Runs it with a standard output that nobody reads.
+fn unread(folder: &Path, arguments: &[&str]) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memfetch"));
+    let command = command.args(arguments).current_dir(folder).stdout(writer).stderr(Stdio::piped());
+    command.spawn().unwrap().wait_with_output().unwrap()
+}
+
+#[test]
+fn the_work_goes_on_and_the_exit_code_tells_where_nobody_reads_the_report() {
+    let targets = [Target::spawn("private", &["1"]), Target::spawn("private", &["1"])];
+    let folder = tempfile::tempdir().unwrap();
+    let [one, two] = targets.each_ref().map(|target| target.pid().to_string());
+    let (code, _, err) = told(&unread(folder.path(), &["snap", "--json", &one, &two, "-o", "%p"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    for name in [&one, &two] {
+        assert_eq!(memfetch(folder.path(), &["verify", "-q", name]).status.code(), Some(0), "{name}");
+    }
+    let (code, _, err) =
+        told(&unread(folder.path(), &["snap", "--json", "--force", &one, "2147483647", "-o", "%p"]));
+    assert_eq!(code, 2);
+    assert!(err.starts_with("Error: no process `2147483647`\n"), "{err}");
+
+    let path = folder.path().join(&one);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    for flags in [&["verify", "--json"][..], &["verify"]] {
+        let arguments = |images: &[&'static str]| [flags, images].concat();
+        std::fs::copy(&path, folder.path().join("cut.core")).unwrap();
+        let (code, _, err) = told(&unread(folder.path(), &arguments(&["cut.core"])));
+        assert_eq!((code, err.as_str()), (1, ""));
+        let (code, _, err) = told(&unread(folder.path(), &arguments(&["cut.core", "nowhere"])));
+        assert_eq!(code, 2);
+        assert!(err.contains("nowhere"), "{err}");
+    }
+    let (code, _, err) = told(&unread(folder.path(), &["maps", "./cut.core"]));
+    assert_eq!(code, 1);
+    assert!(err.contains("INCOMPLETE"), "{err}");
+    // A core that nobody has whole is an error, as ever without a message.
+    let (code, _, err) = told(&unread(folder.path(), &["snap", &two, "-q", "-o", "-"]));
+    assert_eq!((code, err.as_str()), (2, ""));
+}
+
+#[test]
+fn a_link_to_a_pipe_is_not_overwritten_and_force_is_not_what_the_hint_says() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/proc/self/fd/1", folder.path().join("link")).unwrap();
+    for flags in [&["snap", "self", "-o", "link"][..], &["snap", "self", "-o", "link", "--force"]] {
+        let (code, _, err) = told(&memfetch(folder.path(), flags));
+        assert_eq!(code, 2);
+        assert!(
+            err.contains("a link to a pipe") && err.contains("`-o -`") && !err.contains("--force"),
+            "{err}"
+        );
+        assert!(folder.path().join("link").is_symlink());
+    }
+}
+
+/// An ELF core with one segment of a page, of which the file has `present` bytes.
+fn foreign_core(present: usize) -> Vec<u8> {
+    let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let put = |bytes: &mut Vec<u8>, number: u64, len: usize| bytes.extend(&number.to_le_bytes()[..len]);
+    // e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize, e_phentsize, e_phnum, sections.
+    for (number, len) in
+        [(4, 2), (62, 2), (1, 4), (0, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (1, 2), (0, 6)]
+    {
+        put(&mut bytes, number, len);
+    }
+    // p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align.
+    for (number, len) in [(1, 4), (6, 4), (4096, 8), (0x10000, 8), (0, 8), (4096, 8), (4096, 8), (4096, 8)] {
+        put(&mut bytes, number, len);
+    }
+    bytes.resize(4096 + present, 7);
+    bytes
+}
+
+#[test]
+fn a_core_of_others_that_was_cut_short_is_listed_as_incomplete() {
+    let folder = tempfile::tempdir().unwrap();
+    for (present, expected) in [(4096, 0), (1000, 1)] {
+        std::fs::write(folder.path().join("their.core"), foreign_core(present)).unwrap();
+        let (code, out, err) = told(&memfetch(folder.path(), &["maps", "their.core"]));
+        assert_eq!(code, expected, "{err}");
+        assert!(out.contains("000000010000-000000011000"), "{out}");
+        assert_eq!(
+            err.contains("their.core: INCOMPLETE: it ends before its data does"),
+            expected == 1,
+            "{err}"
+        );
     }
 }

@@ -15,10 +15,14 @@ pub fn run(plan: &Maps) -> Result<Ending, Failure> {
     let regions = memory.regions()?;
     let wanted: Vec<_> = regions.iter().filter(|region| plan.selection.wants(region)).collect();
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    map_table::write(memory, &wanted, plan.layout, &mut out)?;
-    out.flush()?;
+    let written = map_table::write(memory, source.witness(), &wanted, plan.layout, &mut out);
+    match written.and_then(|()| Ok(out.flush()?)) {
+        // Whoever has read enough of the table still learns how it ended.
+        Err(failure) if failure.is_broken_pipe() => {}
+        written => written?,
+    }
     let shortfall = source.shortfall();
-    if let Some(why) = shortfall {
+    if let Some(why) = &shortfall {
         // Standard output is for the table, which a program may read.
         let name = printable(&plan.source);
         let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost is not counted");

@@ -14,7 +14,7 @@ use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::plan::{Output, Snap, Telling};
 use crate::progress::Bar;
-use crate::report::report;
+use crate::report::{print, report};
 use crate::stdout::Stdout;
 use crate::template::{Facts, Template};
 use crate::text::printable;
@@ -26,7 +26,6 @@ pub fn run(plan: &Snap) -> Result<Ending, Failure> {
     for word in &plan.sources {
         match snap(word, plan) {
             Ok(ending) => worst = worst.max(ending),
-            Err(failure) if failure.is_broken_pipe() => return Err(failure),
             Err(failure) => worst = worst.max(report(&failure)),
         }
     }
@@ -93,7 +92,7 @@ fn tell(told: &summary::Snapshot<'_>, plan: &Snap) -> Result<(), Failure> {
         Telling::Json => serde_json::to_string(told).map_err(io::Error::from)? + "\n",
     };
     if plan.telling == Telling::Json && plan.output != Output::Stdout {
-        io::stdout().write_all(text.as_bytes())?;
+        print(&text)?;
     } else {
         // The snapshot is taken and safe, whether anybody listens or not.
         let _ = io::stderr().write_all(text.as_bytes());

@@ -1,7 +1,7 @@
 //! `memfetch verify`.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use memfetch::Image;
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::plan::{Telling, Verify};
 use crate::progress::Bar;
 use crate::quantity::{Units, count, size};
-use crate::report::report;
+use crate::report::{print, report};
 use crate::summary;
 use crate::text::printable;
 
@@ -26,7 +26,6 @@ pub fn run(plan: &Verify) -> Result<Ending, Failure> {
     for path in &plan.images {
         match check(path, plan.telling) {
             Ok(ending) => worst = worst.max(ending),
-            Err(failure) if failure.is_broken_pipe() => return Err(failure),
             Err(failure) => worst = worst.max(report(&failure)),
         }
     }
@@ -61,7 +60,7 @@ fn check(path: &Path, telling: Telling) -> Result<Ending, Failure> {
     {
         let _ = write!(text, "  missing since it was taken:\n{}", summary::gaps(&outcome.gaps));
     }
-    io::stdout().write_all(text.as_bytes())?;
+    print(&text)?;
     Ok(match verdict {
         Verdict::Whole { .. } => Ending::Done,
         Verdict::Altered { .. } | Verdict::Incomplete { .. } => Ending::Different,

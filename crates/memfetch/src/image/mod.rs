@@ -57,6 +57,7 @@ pub struct Image {
     segments: Vec<Segment>,
     regions: RegionMap,
     pages: PageRuns,
+    recorded_pages: PageRuns,
     threads: Vec<Thread>,
     process: Option<ProcessFacts>,
     auxv: Vec<(u64, u64)>,
@@ -136,16 +137,16 @@ impl Image {
             },
         };
         let ours = completeness != Completeness::Foreign;
-        let (segments, regions, pages, outcome) = match trailer {
+        let (segments, regions, pages, recorded_pages, outcome) = match trailer {
             Some((regions, trailer)) => {
                 let pages = pages::by_trailer(&segments, store.len(), &regions, &trailer);
-                (segments, regions, pages, Some(trailer.outcome))
+                (segments, regions, pages, trailer.pages, Some(trailer.outcome))
             }
             None => {
                 let segments = elf::with_unsaved_files(segments, &notes);
                 let regions = elf::regions(&segments, &notes, &header, ours);
                 let pages = pages::by_segments(&segments, store.len());
-                (segments, regions, pages, None)
+                (segments, regions, pages, PageRuns::new(), None)
             }
         };
         let platform = Platform {
@@ -170,6 +171,7 @@ impl Image {
             segments,
             regions,
             pages,
+            recorded_pages,
             threads,
             process,
             auxv,
@@ -209,6 +211,27 @@ impl Image {
     #[must_use]
     pub const fn completeness(&self) -> &Completeness {
         &self.completeness
+    }
+
+    /// What the image lacks, whoever wrote it: a foreign one is known to be cut short where a program header promises
+    /// bytes behind the end of the file.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<Shortfall> {
+        match &self.completeness {
+            Completeness::Incomplete(why) => Some(why.clone()),
+            Completeness::Foreign if self.file_end > self.store.len() => Some(Shortfall::Data),
+            Completeness::Foreign | Completeness::Complete => None,
+        }
+    }
+
+    /// The states that the pages had in the process when they were copied, which [`Image::pages`] does not tell: there
+    /// what is saved is [`PageState::Resident`]. Empty where that is not known: the image is not of ours, or not
+    /// complete.
+    ///
+    /// [`PageState::Resident`]: crate::memory::PageState::Resident
+    #[must_use]
+    pub const fn recorded_pages(&self) -> &PageRuns {
+        &self.recorded_pages
     }
 }
 

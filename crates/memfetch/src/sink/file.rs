@@ -40,8 +40,8 @@ impl OutputFile {
     ///
     /// # Errors
     ///
-    /// The name is taken, also where it is to be replaced and is that of a device, a pipe, a socket or a directory,
-    /// or the directory cannot be written.
+    /// The name is taken, also where it is to be replaced and is that of a device, a pipe, a socket, a directory, or of
+    /// a symbolic link to one of these; or the directory cannot be written.
     pub fn create(path: &Path, replace: bool) -> Result<Self, OutputError> {
         let name = path.file_name().ok_or_else(|| io("naming the file", ErrorKind::InvalidInput.into()))?;
         let parent = match path.parent() {
@@ -52,7 +52,11 @@ impl OutputFile {
             rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| io("opening the directory", errno.into()))?;
         if let Ok(there) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            check_taken(FileType::from_raw_mode(there.st_mode), replace)?;
+            let kind = FileType::from_raw_mode(there.st_mode);
+            if kind == FileType::Symlink {
+                check_link(&directory, name)?;
+            }
+            check_taken(kind, replace)?;
         }
         let owner_only = Mode::RUSR | Mode::WUSR;
         let unnamed =
@@ -262,6 +266,25 @@ fn temporary_name(name: &std::ffi::OsStr) -> OsString {
     temporary
 }
 
+/// Whether a symbolic link may be replaced, were that asked for: one to a device or a pipe is as good as the device,
+/// and one into /proc, such as /dev/stdout, stands for whatever is open there.
+fn check_link(directory: impl AsFd, name: &std::ffi::OsStr) -> Result<(), OutputError> {
+    let refused = |what| Err(OutputError::NoFile(what));
+    if let Ok(there) = rustix::fs::statat(&directory, name, AtFlags::empty()) {
+        match FileType::from_raw_mode(there.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return refused("a link to a directory"),
+            FileType::Fifo => return refused("a link to a pipe"),
+            FileType::Socket => return refused("a link to a socket"),
+            _ => return refused("a link to a device"),
+        }
+    }
+    match rustix::fs::readlinkat(&directory, name, Vec::new()) {
+        Ok(target) if target.to_bytes().starts_with(b"/proc/") => refused("a link into /proc"),
+        _ => Ok(()),
+    }
+}
+
 /// Whether what has the name may be replaced: a rename would put a file in the place of `/dev/null` as well. A
 /// symbolic link is replaced itself, and what it leads to stays as it is.
 fn check_taken(kind: FileType, replace: bool) -> Result<(), OutputError> {
@@ -356,6 +379,47 @@ mod tests {
                 Err(OutputError::NoFile("a directory"))
             ));
         }
+    }
+
+    #[test]
+    fn a_link_is_replaced_only_where_it_leads_to_a_file_or_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        rustix::fs::mkfifoat(CWD, at("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        std::fs::write(at("file"), b"mine").unwrap();
+        let open = File::open(at("file")).unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&open);
+        for (target, what) in [
+            ("pipe", "a link to a pipe"),
+            ("socket", "a link to a socket"),
+            ("/dev/null", "a link to a device"),
+            (".", "a link to a directory"),
+            (&format!("/proc/self/fd/{number}"), "a link into /proc"),
+        ] {
+            let link = at("link");
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            std::os::unix::fs::symlink("link", at("far")).unwrap();
+            for replace in [false, true] {
+                let refused = OutputFile::create(&link, replace).unwrap_err();
+                assert!(matches!(refused, OutputError::NoFile(found) if found == what), "{refused}");
+            }
+            if what != "a link into /proc" {
+                let refused = OutputFile::create(&at("far"), true).unwrap_err();
+                assert!(matches!(refused, OutputError::NoFile(found) if found == what), "{refused}");
+            }
+            std::fs::remove_file(&link).unwrap();
+            std::fs::remove_file(at("far")).unwrap();
+        }
+        for target in ["file", "nowhere", "link"] {
+            std::os::unix::fs::symlink(target, at("link")).unwrap();
+            assert!(matches!(OutputFile::create(&at("link"), false), Err(OutputError::Exists)));
+            OutputFile::create(&at("link"), true).unwrap().commit(1).unwrap();
+            assert!(at("link").symlink_metadata().unwrap().is_file());
+            std::fs::remove_file(at("link")).unwrap();
+        }
+        assert_eq!(std::fs::read(at("file")).unwrap(), b"mine");
+        assert!(!at("nowhere").exists());
     }
 
     #[test]
