@@ -181,14 +181,17 @@ fn of_output(source: &OutputError) -> Option<String> {
             "`-o` gives another name; `-o -` writes to standard output, which may be a pipe or a device"
                 .to_owned()
         }
+        OutputError::Blocked { .. } => {
+            "a file takes it faster than a pipe; `--mode live` holds nothing, and `--time-limit` waits longer"
+                .to_owned()
+        }
         OutputError::NoSpace { needed, free } => format!(
             "{} more are needed: `-o` writes elsewhere, `--only`, `--skip` or `--contents minimal` saves less",
             size(needed.saturating_sub(*free), Units::Full)
         ),
         // What was never touched is left out by then.
         OutputError::SizeLimit { .. } => {
-            "`ulimit -f unlimited` lifts the limit; `--only`, `--skip` or `--contents \
-                                          minimal` saves less"
+            "`ulimit -f unlimited` lifts the limit; `--only`, `--skip` or `--contents minimal` saves less"
                 .to_owned()
         }
         OutputError::Io { source, .. } => match source.kind() {
@@ -268,6 +271,7 @@ mod tests {
         for (source, word) in [
             (OutputError::Exists, "--force"),
             (OutputError::NoFile("a device"), "`-o -`"),
+            (OutputError::Blocked { limit: std::time::Duration::from_secs(10) }, "--time-limit"),
             (OutputError::NoSpace { needed: 3 << 30, free: 1 << 30 }, "2 GiB more"),
             (OutputError::SizeLimit { needed: 9, limit: 5 }, "ulimit -f unlimited"),
         ] {
