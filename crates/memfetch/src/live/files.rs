@@ -1,7 +1,7 @@
 //! The files and memory objects behind mappings, opened from outside: what can be read there need not be read
 //! through the target's page table.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat};
+use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::identity::Identity;
@@ -23,6 +23,11 @@ const MAX_OPEN: usize = 128;
 
 /// After this time a file that could not be found is looked for again.
 const FORGET_MISSING: Duration = Duration::from_secs(1);
+
+/// The target's descriptors are listed again for a file that is not in the list only if the list is older than
+/// this, and than so many times what it took to make.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+const LIST_AGAIN_TIMES: u32 = 16;
 
 /// `RWF_DONTCACHE` of linux/fs.h, since Linux 6.14: what the read brings into the page cache leaves it again.
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
@@ -80,7 +85,7 @@ impl BackingFile {
             if !matches!(self.kind, ObjectKind::Disk | ObjectKind::Memory) {
                 return None;
             }
-            let path = format!("/proc/self/fd/{}", self.place.as_raw_fd());
+            let path = own_link(&self.place);
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
             // Only the owner may ask that the access time stays as it was.
             let file = rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty())
@@ -173,6 +178,9 @@ const PAGE: u64 = 4096;
 #[derive(Debug, Default)]
 pub struct BackingFiles {
     known: Mutex<VecDeque<Known>>,
+    descriptors: Mutex<Option<Arc<Descriptors>>>,
+    #[cfg(test)]
+    listed: std::sync::atomic::AtomicUsize,
 }
 
 /// What names an object. Device and inode alone do not: the number of a System V segment is shown as its inode,
@@ -213,7 +221,7 @@ impl BackingFiles {
             return found;
         }
         // The lock is not held meanwhile: this may block on a file system that does not answer.
-        let opened = locate(identity, span, file).and_then(BackingFile::new).map(Arc::new);
+        let opened = self.locate(identity, span, file).and_then(BackingFile::new).map(Arc::new);
         let mut known = self.known();
         known.truncate(MAX_OPEN - 1);
         known.push_front(Known { key, file: opened.clone(), since: Instant::now() });
@@ -223,17 +231,108 @@ impl BackingFiles {
     fn known(&self) -> std::sync::MutexGuard<'_, VecDeque<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Finds the object by the mapping itself (`map_files`, which needs `CAP_SYS_ADMIN` or
+    /// `CAP_CHECKPOINT_RESTORE`), else among the target's open files, else by its path.
+    fn locate(&self, identity: &Identity, span: Span, file: &FileBacking) -> Option<OwnedFd> {
+        by_mapping(identity, span, file)
+            .or_else(|| self.by_descriptor(identity, file))
+            .or_else(|| by_path(identity, file))
+    }
+
+    /// A target may have thousands of descriptors, and as many files to look for: they are listed once.
+    fn by_descriptor(&self, identity: &Identity, file: &FileBacking) -> Option<OwnedFd> {
+        if !file.deleted && file.kind == FileKind::Regular {
+            return None;
+        }
+        let flags = PLACE | OFlags::DIRECTORY;
+        let folder = rustix::fs::openat(identity.directory(), "fd", flags, Mode::empty()).ok()?;
+        let listed = self.descriptors().clone();
+        if let Some(listed) = listed {
+            if let Some(place) = listed.open(&folder, file) {
+                return Some(place);
+            }
+            if listed.since.elapsed() < LIST_AGAIN.max(listed.took.saturating_mul(LIST_AGAIN_TIMES)) {
+                return None;
+            }
+        }
+        #[cfg(test)]
+        self.listed.fetch_add(1, Ordering::Relaxed);
+        // Without the lock, as in `of`.
+        let listed = Arc::new(Descriptors::list(identity)?);
+        *self.descriptors() = Some(Arc::clone(&listed));
+        listed.open(&folder, file)
+    }
+
+    fn descriptors(&self) -> std::sync::MutexGuard<'_, Option<Arc<Descriptors>>> {
+        self.descriptors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The open files of a target by device and inode, as they were at one time.
+#[derive(Debug)]
+struct Descriptors {
+    numbers: HashMap<(Device, u64), Vec<OsString>>,
+    since: Instant,
+    took: Duration,
+}
+
+impl Descriptors {
+    /// So many descriptors of one file are remembered: others are of no more use, unless an inode number of
+    /// memory objects, which are not unique for ever, stands for several of them.
+    const SAME: usize = 8;
+
+    fn list(identity: &Identity) -> Option<Self> {
+        let begun = Instant::now();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(identity.directory(), "fd", flags, Mode::empty()).ok()?;
+        let mut numbers: HashMap<(Device, u64), Vec<OsString>> = HashMap::new();
+        for entry in rustix::fs::Dir::read_from(&folder).ok()? {
+            let Ok(entry) = entry else { break };
+            let number = entry.file_name();
+            // What a server would have to be asked for is not needed.
+            let Ok(stat) = rustix::fs::statx(
+                &folder,
+                number,
+                AtFlags::STATX_DONT_SYNC,
+                StatxFlags::TYPE | StatxFlags::INO,
+            ) else {
+                continue;
+            };
+            if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile {
+                continue;
+            }
+            let device = Device { major: stat.stx_dev_major, minor: stat.stx_dev_minor };
+            let same = numbers.entry((device, stat.stx_ino)).or_default();
+            if same.len() < Self::SAME {
+                same.push(OsStr::from_bytes(number.to_bytes()).to_owned());
+            }
+        }
+        Some(Self { numbers, since: Instant::now(), took: begun.elapsed() })
+    }
+
+    /// Opens the file by a descriptor that the target has of it, if it is still the same one.
+    fn open(&self, folder: &OwnedFd, file: &FileBacking) -> Option<OwnedFd> {
+        self.numbers.get(&(file.device, file.inode))?.iter().find_map(|number| {
+            let is_named = |name: &[u8]| name.strip_suffix(b" (deleted)") == Some(file.path.as_bytes());
+            let place = rustix::fs::openat(folder, number, PLACE, Mode::empty()).ok()?;
+            if !rustix::fs::fstat(&place).is_ok_and(|stat| is_file(&stat, file)) {
+                return None;
+            }
+            // Inode numbers of memory objects are not unique for ever; their names are compared as well. It is
+            // the name of what was opened, whatever the target's number stands for by now.
+            let link = || rustix::fs::readlink(own_link(&place), Vec::new()).unwrap_or_default();
+            (file.kind == FileKind::Regular || is_named(link().to_bytes())).then_some(place)
+        })
+    }
+}
+
+/// Where this process has a descriptor of its own among its files.
+fn own_link(descriptor: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", descriptor.as_raw_fd())
 }
 
 const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
-
-/// Finds the object by the mapping itself (`map_files`, which needs `CAP_SYS_ADMIN` or
-/// `CAP_CHECKPOINT_RESTORE`), else among the target's open files, else by its path.
-fn locate(identity: &Identity, span: Span, file: &FileBacking) -> Option<OwnedFd> {
-    by_mapping(identity, span, file)
-        .or_else(|| by_descriptor(identity, file))
-        .or_else(|| by_path(identity, file))
-}
 
 fn by_mapping(identity: &Identity, span: Span, file: &FileBacking) -> Option<OwnedFd> {
     let link = format!("map_files/{:x}-{:x}", span.start().get(), span.end().get());
@@ -248,32 +347,6 @@ fn by_mapping(identity: &Identity, span: Span, file: &FileBacking) -> Option<Own
     };
     let is_same = stat.st_ino == file.inode || tells_two_devices(&place) && is_named();
     is_same.then_some(place)
-}
-
-fn by_descriptor(identity: &Identity, file: &FileBacking) -> Option<OwnedFd> {
-    if !file.deleted && file.kind == FileKind::Regular {
-        return None;
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::openat(identity.directory(), "fd", flags, Mode::empty()).ok()?;
-    for entry in rustix::fs::Dir::read_from(&folder).ok()? {
-        let name = entry.ok()?.file_name().to_owned();
-        let is_same =
-            rustix::fs::statat(&folder, &name, AtFlags::empty()).is_ok_and(|stat| is_file(&stat, file));
-        // Inode numbers of memory objects are not unique for ever; their names are compared as well.
-        let is_named = || {
-            let link = rustix::fs::readlinkat(&folder, &name, Vec::new()).unwrap_or_default();
-            link.to_bytes().strip_suffix(b" (deleted)") == Some(file.path.as_bytes())
-        };
-        if is_same
-            && (file.kind == FileKind::Regular || is_named())
-            && let Ok(place) = rustix::fs::openat(&folder, &name, PLACE, Mode::empty())
-            && rustix::fs::fstat(&place).is_ok_and(|stat| is_file(&stat, file))
-        {
-            return Some(place);
-        }
-    }
-    None
 }
 
 fn by_path(identity: &Identity, file: &FileBacking) -> Option<OwnedFd> {
@@ -305,4 +378,47 @@ fn is_file(stat: &Stat, file: &FileBacking) -> bool {
 /// Whether the map shows another device number than stat(2) does: btrfs and overlayfs.
 fn tells_two_devices(place: &OwnedFd) -> bool {
     rustix::fs::fstatfs(place).is_ok_and(|stat| matches!(stat.f_type, 0x9123_683e | 0x794c_7630))
+}
+
+#[cfg(test)]
+mod tests {
+    use memfetch_testkit::Target as Program;
+
+    use super::super::process::Process;
+    use super::*;
+
+    #[test]
+    fn many_memfds_are_found_by_few_lists_of_the_descriptors() {
+        const COUNT: usize = 1500;
+        let program = Program::spawn("many-memfds", &[&COUNT.to_string()]);
+        let process = Process::open(program.pid()).unwrap();
+        let target = process.target();
+        let regions = target.regions().unwrap();
+        let is_memfd = |file: &&FileBacking| file.kind == FileKind::Memfd;
+        let memfds: Vec<_> = regions.iter().filter_map(|region| region.file().filter(is_memfd)).collect();
+        assert_eq!(memfds.len(), COUNT);
+        let files = BackingFiles::default();
+        // More of them than are kept open, and each is looked for again. As an ordinary user finds them.
+        for file in memfds.iter().chain(&memfds) {
+            let place = files.by_descriptor(&target.identity, file).unwrap();
+            let object = BackingFile::new(place).unwrap();
+            assert_eq!(object.kind(), ObjectKind::Memory);
+            let mut word = [0; 8];
+            assert_eq!(object.read_at(0, &mut word).unwrap(), word.len());
+            let start = regions.iter().find(|region| region.file() == Some(*file)).unwrap().span.start();
+            assert_eq!(u64::from_ne_bytes(word), start.get());
+        }
+        assert_eq!(files.listed.load(Ordering::Relaxed), 1);
+        // What is not there is not looked for each time.
+        let gone = FileBacking { inode: u64::MAX, ..memfds[0].clone() };
+        let begun = Instant::now();
+        for _ in 0..COUNT {
+            assert!(files.by_descriptor(&target.identity, &gone).is_none());
+        }
+        let allowed = 2 + begun.elapsed().as_secs();
+        assert!(files.listed.load(Ordering::Relaxed) as u64 <= allowed);
+        // A name that differs is another object.
+        let named = FileBacking { path: "/memfd:other".into(), ..memfds[0].clone() };
+        assert!(files.by_descriptor(&target.identity, &named).is_none());
+    }
 }
