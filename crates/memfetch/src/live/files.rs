@@ -7,10 +7,11 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use memfetch_sys::object;
 use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
@@ -51,6 +52,8 @@ pub struct BackingFile {
     /// Opened with `O_PATH`, which runs no code of a driver: a device node is never opened for real.
     place: OwnedFd,
     kind: ObjectKind,
+    /// It is memory that may be in swap: not that of ramfs or hugetlbfs.
+    may_be_in_swap: bool,
     reader: OnceLock<Option<OwnedFd>>,
     no_dontcache: AtomicBool,
 }
@@ -58,16 +61,28 @@ pub struct BackingFile {
 impl BackingFile {
     fn new(place: OwnedFd) -> Option<Self> {
         let stat = rustix::fs::fstat(&place).ok()?;
+        let mut may_be_in_swap = false;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => match rustix::fs::fstatfs(&place).ok()?.f_type {
-                // tmpfs (memfd and shared anonymous memory as well), ramfs, hugetlbfs.
-                0x0102_1994 | 0x8584_58f6 | 0x9584_58f6 => ObjectKind::Memory,
+                // tmpfs: memfd and shared anonymous memory as well.
+                0x0102_1994 => {
+                    may_be_in_swap = true;
+                    ObjectKind::Memory
+                }
+                // ramfs, hugetlbfs
+                0x8584_58f6 | 0x9584_58f6 => ObjectKind::Memory,
                 _ => ObjectKind::Disk,
             },
             FileType::CharacterDevice if stat.st_rdev == rustix::fs::makedev(1, 5) => ObjectKind::DevZero,
             _ => ObjectKind::Device,
         };
-        Some(Self { place, kind, reader: OnceLock::new(), no_dontcache: AtomicBool::new(false) })
+        Some(Self {
+            place,
+            kind,
+            may_be_in_swap,
+            reader: OnceLock::new(),
+            no_dontcache: AtomicBool::new(false),
+        })
     }
 
     pub const fn kind(&self) -> ObjectKind {
@@ -136,6 +151,53 @@ impl BackingFile {
         Ok(read)
     }
 
+    /// Reads as [`Self::read_at`] does, at most [`MAX_PUT_BACK`] bytes. What the read brings into RAM from swap goes
+    /// back there; the bytes that do not are added to `left_in_ram`.
+    pub fn read_and_put_back(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        left_in_ram: &AtomicU64,
+    ) -> io::Result<usize> {
+        let len = buf.len().min(MAX_PUT_BACK);
+        let buf = buf.split_at_mut(len).0;
+        if !self.may_be_in_swap || !has_swap() {
+            return self.read_at(offset, buf);
+        }
+        let file = self.reader()?;
+        // The kernel reads some pages around from swap as well.
+        let start = offset.saturating_sub(AROUND) & !(PAGE - 1);
+        let end = offset.saturating_add(len as u64 + AROUND).min(self.size().unwrap_or_default());
+        let pages = usize::try_from(end.saturating_sub(start).div_ceil(PAGE)).unwrap_or_default();
+        // Who may not know (it takes the right to write) cannot send it back either.
+        let before = object::in_swap(file, start, pages).unwrap_or_default();
+        let read = self.read_at(offset, buf)?;
+        let mut brought_in: Vec<(usize, usize)> = Vec::new();
+        // The second time is for pages that another processor had not yet put on the kernel's lists.
+        for _ in 0..2 {
+            if !before.contains(&true) {
+                break;
+            }
+            let now = object::in_swap(file, start, pages).unwrap_or_default();
+            brought_in.clear();
+            for (page, _) in before.iter().zip(&now).enumerate().filter(|(_, (was, is))| **was && !**is) {
+                match brought_in.last_mut() {
+                    Some((first, count)) if *first + *count == page => *count += 1,
+                    _ => brought_in.push((page, 1)),
+                }
+            }
+            for &(first, count) in &brought_in {
+                let _ = object::page_out(file, start + first as u64 * PAGE, count);
+            }
+        }
+        for (first, count) in brought_in {
+            let now = object::in_swap(file, start + first as u64 * PAGE, count).unwrap_or_default();
+            let left = count - now.iter().filter(|&&is| is).count();
+            left_in_ram.fetch_add(left as u64 * PAGE, Ordering::Relaxed);
+        }
+        Ok(read)
+    }
+
     /// Cuts the part `start..end` of the object into holes and data, in order: `true` is data. Calls of `each`
     /// stop at the end of the object. `Err` where it may not be opened.
     pub fn extents(&self, start: u64, end: u64, mut each: impl FnMut(u64, u64, bool)) -> io::Result<()> {
@@ -171,6 +233,17 @@ impl BackingFile {
 }
 
 const PAGE: u64 = 4096;
+
+/// So much at once is brought into RAM and sent back to swap.
+const MAX_PUT_BACK: usize = 256 << 10;
+
+/// More than the pages that the kernel reads at once where one is in swap (vm.page-cluster).
+const AROUND: u64 = 8 * PAGE;
+
+/// Whether this machine has swap space now. sysinfo(2) takes a microsecond, next to nothing at 256 KiB.
+pub fn has_swap() -> bool {
+    rustix::system::sysinfo().totalswap > 0
+}
 
 /// The objects behind a target's mappings, opened when they are first needed and kept, up to a bound.
 ///
