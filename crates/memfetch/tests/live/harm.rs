@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use memfetch_testkit::footprint::{machine, rollup, settle};
+use memfetch_testkit::footprint::{rollup, settle};
 use memfetch_testkit::{Footprint, Swap};
 
 use super::*;
@@ -138,7 +138,6 @@ fn shared_memory_in_swap_is_there_again_after_reading() {
     if !needs("root, for a swap file", swap.is_some()) {
         return;
     }
-    let before_all = machine("SwapFree");
     let target = Target::spawn("swapped-shared", &["48"]);
     let span = span_of(&target);
     let path = memfd_of(target.pid());
@@ -153,8 +152,6 @@ fn shared_memory_in_swap_is_there_again_after_reading() {
         return;
     }
     let process = Process::open(target.pid()).unwrap();
-    let (free, shared) = (machine("SwapFree"), machine("Shmem"));
-    assert!(before_all - free > 40 << 10);
     for piece in span.pieces(1 << 20) {
         assert_same(&read_all(&process, piece), &addresses(piece));
     }
@@ -164,12 +161,7 @@ fn shared_memory_in_swap_is_there_again_after_reading() {
         assert_same(&read_all(&process, part), &addresses(part));
     }
     let after = in_swap();
-    eprintln!("in swap: {before} before, {after} after");
     assert!(after + (1 << 20) >= before, "{before} bytes in swap before, {after} after");
-    // Other programs move these.
-    let near = |key: &str, was: u64| assert!(machine(key).abs_diff(was) < 16 << 10, "{key}: {was} kB before");
-    near("SwapFree", free);
-    near("Shmem", shared);
 }
 
 /// The path to the memfd that the process has open.
