@@ -7,6 +7,7 @@
 compile_error!("memfetch runs on x86-64 Linux");
 
 pub mod buffer;
+pub mod object;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;

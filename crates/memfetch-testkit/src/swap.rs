@@ -4,12 +4,17 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A swap file that is in use until this is dropped.
+/// A swap file that is in use until this is dropped. Only one test of a program has one at a time: taking one away
+/// brings back into RAM what another test had in it.
 #[derive(Debug)]
 pub struct Swap {
     folder: PathBuf,
+    _alone: MutexGuard<'static, ()>,
 }
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Swap {
     /// Makes a swap file; nothing where this user may not, or the file system cannot.
@@ -19,7 +24,7 @@ impl Swap {
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("memfetch-swap-{}-{number}", std::process::id()));
         std::fs::create_dir(&folder).ok()?;
-        let swap = Self { folder };
+        let swap = Self { folder, _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner) };
         let file = swap.file();
         // A swap file may have no holes.
         let mut out = std::fs::File::create(&file).ok()?;

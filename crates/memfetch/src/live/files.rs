@@ -1,17 +1,18 @@
 //! The files and memory objects behind mappings, opened from outside: what can be read there need not be read
 //! through the target's page table.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat};
+use memfetch_sys::object;
+use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::identity::Identity;
@@ -23,6 +24,11 @@ const MAX_OPEN: usize = 128;
 
 /// After this time a file that could not be found is looked for again.
 const FORGET_MISSING: Duration = Duration::from_secs(1);
+
+/// The target's descriptors are listed again for a file that is not in the list only if the list is older than
+/// this, and than so many times what it took to make.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+const LIST_AGAIN_TIMES: u32 = 16;
 
 /// `RWF_DONTCACHE` of linux/fs.h, since Linux 6.14: what the read brings into the page cache leaves it again.
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
@@ -46,6 +52,8 @@ pub struct BackingFile {
     /// Opened with `O_PATH`, which runs no code of a driver: a device node is never opened for real.
     place: OwnedFd,
     kind: ObjectKind,
+    /// It is memory that may be in swap: not that of ramfs or hugetlbfs.
+    may_be_in_swap: bool,
     reader: OnceLock<Option<OwnedFd>>,
     no_dontcache: AtomicBool,
 }
@@ -53,16 +61,28 @@ pub struct BackingFile {
 impl BackingFile {
     fn new(place: OwnedFd) -> Option<Self> {
         let stat = rustix::fs::fstat(&place).ok()?;
+        let mut may_be_in_swap = false;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => match rustix::fs::fstatfs(&place).ok()?.f_type {
-                // tmpfs (memfd and shared anonymous memory as well), ramfs, hugetlbfs.
-                0x0102_1994 | 0x8584_58f6 | 0x9584_58f6 => ObjectKind::Memory,
+                // tmpfs: memfd and shared anonymous memory as well.
+                0x0102_1994 => {
+                    may_be_in_swap = true;
+                    ObjectKind::Memory
+                }
+                // ramfs, hugetlbfs
+                0x8584_58f6 | 0x9584_58f6 => ObjectKind::Memory,
                 _ => ObjectKind::Disk,
             },
             FileType::CharacterDevice if stat.st_rdev == rustix::fs::makedev(1, 5) => ObjectKind::DevZero,
             _ => ObjectKind::Device,
         };
-        Some(Self { place, kind, reader: OnceLock::new(), no_dontcache: AtomicBool::new(false) })
+        Some(Self {
+            place,
+            kind,
+            may_be_in_swap,
+            reader: OnceLock::new(),
+            no_dontcache: AtomicBool::new(false),
+        })
     }
 
     pub const fn kind(&self) -> ObjectKind {
@@ -80,7 +100,7 @@ impl BackingFile {
             if !matches!(self.kind, ObjectKind::Disk | ObjectKind::Memory) {
                 return None;
             }
-            let path = format!("/proc/self/fd/{}", self.place.as_raw_fd());
+            let path = own_link(&self.place);
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
             // Only the owner may ask that the access time stays as it was.
             let file = rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty())
@@ -131,6 +151,53 @@ impl BackingFile {
         Ok(read)
     }
 
+    /// Reads as [`Self::read_at`] does, at most [`MAX_PUT_BACK`] bytes. What the read brings into RAM from swap goes
+    /// back there; the bytes that do not are added to `left_in_ram`.
+    pub fn read_and_put_back(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        left_in_ram: &AtomicU64,
+    ) -> io::Result<usize> {
+        let len = buf.len().min(MAX_PUT_BACK);
+        let buf = buf.split_at_mut(len).0;
+        if !self.may_be_in_swap || !has_swap() {
+            return self.read_at(offset, buf);
+        }
+        let file = self.reader()?;
+        // The kernel reads some pages around from swap as well.
+        let start = offset.saturating_sub(AROUND) & !(PAGE - 1);
+        let end = offset.saturating_add(len as u64 + AROUND).min(self.size().unwrap_or_default());
+        let pages = usize::try_from(end.saturating_sub(start).div_ceil(PAGE)).unwrap_or_default();
+        // Who may not know (it takes the right to write) cannot send it back either.
+        let before = object::in_swap(file, start, pages).unwrap_or_default();
+        let read = self.read_at(offset, buf)?;
+        let mut brought_in: Vec<(usize, usize)> = Vec::new();
+        // The second time is for pages that another processor had not yet put on the kernel's lists.
+        for _ in 0..2 {
+            if !before.contains(&true) {
+                break;
+            }
+            let now = object::in_swap(file, start, pages).unwrap_or_default();
+            brought_in.clear();
+            for (page, _) in before.iter().zip(&now).enumerate().filter(|(_, (was, is))| **was && !**is) {
+                match brought_in.last_mut() {
+                    Some((first, count)) if *first + *count == page => *count += 1,
+                    _ => brought_in.push((page, 1)),
+                }
+            }
+            for &(first, count) in &brought_in {
+                let _ = object::page_out(file, start + first as u64 * PAGE, count);
+            }
+        }
+        for (first, count) in brought_in {
+            let now = object::in_swap(file, start + first as u64 * PAGE, count).unwrap_or_default();
+            let left = count - now.iter().filter(|&&is| is).count();
+            left_in_ram.fetch_add(left as u64 * PAGE, Ordering::Relaxed);
+        }
+        Ok(read)
+    }
+
     /// Cuts the part `start..end` of the object into holes and data, in order: `true` is data. Calls of `each`
     /// stop at the end of the object. `Err` where it may not be opened.
     pub fn extents(&self, start: u64, end: u64, mut each: impl FnMut(u64, u64, bool)) -> io::Result<()> {
@@ -167,12 +234,26 @@ impl BackingFile {
 
 const PAGE: u64 = 4096;
 
+/// So much at once is brought into RAM and sent back to swap.
+const MAX_PUT_BACK: usize = 256 << 10;
+
+/// More than the pages that the kernel reads at once where one is in swap (vm.page-cluster).
+const AROUND: u64 = 8 * PAGE;
+
+/// Whether this machine has swap space now. sysinfo(2) takes a microsecond, next to nothing at 256 KiB.
+pub fn has_swap() -> bool {
+    rustix::system::sysinfo().totalswap > 0
+}
+
 /// The objects behind a target's mappings, opened when they are first needed and kept, up to a bound.
 ///
 /// While one is held its inode number cannot pass to another file.
 #[derive(Debug, Default)]
 pub struct BackingFiles {
     known: Mutex<VecDeque<Known>>,
+    descriptors: Mutex<Option<Arc<Descriptors>>>,
+    #[cfg(test)]
+    listed: std::sync::atomic::AtomicUsize,
 }
 
 /// What names an object. Device and inode alone do not: the number of a System V segment is shown as its inode,
@@ -213,7 +294,7 @@ impl BackingFiles {
             return found;
         }
         // The lock is not held meanwhile: this may block on a file system that does not answer.
-        let opened = locate(identity, span, file).and_then(BackingFile::new).map(Arc::new);
+        let opened = self.locate(identity, span, file).and_then(BackingFile::new).map(Arc::new);
         let mut known = self.known();
         known.truncate(MAX_OPEN - 1);
         known.push_front(Known { key, file: opened.clone(), since: Instant::now() });
@@ -223,17 +304,108 @@ impl BackingFiles {
     fn known(&self) -> std::sync::MutexGuard<'_, VecDeque<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Finds the object by the mapping itself (`map_files`, which needs `CAP_SYS_ADMIN` or
+    /// `CAP_CHECKPOINT_RESTORE`), else among the target's open files, else by its path.
+    fn locate(&self, identity: &Identity, span: Span, file: &FileBacking) -> Option<OwnedFd> {
+        by_mapping(identity, span, file)
+            .or_else(|| self.by_descriptor(identity, file))
+            .or_else(|| by_path(identity, file))
+    }
+
+    /// A target may have thousands of descriptors, and as many files to look for: they are listed once.
+    fn by_descriptor(&self, identity: &Identity, file: &FileBacking) -> Option<OwnedFd> {
+        if !file.deleted && file.kind == FileKind::Regular {
+            return None;
+        }
+        let flags = PLACE | OFlags::DIRECTORY;
+        let folder = rustix::fs::openat(identity.directory(), "fd", flags, Mode::empty()).ok()?;
+        let listed = self.descriptors().clone();
+        if let Some(listed) = listed {
+            if let Some(place) = listed.open(&folder, file) {
+                return Some(place);
+            }
+            if listed.since.elapsed() < LIST_AGAIN.max(listed.took.saturating_mul(LIST_AGAIN_TIMES)) {
+                return None;
+            }
+        }
+        #[cfg(test)]
+        self.listed.fetch_add(1, Ordering::Relaxed);
+        // Without the lock, as in `of`.
+        let listed = Arc::new(Descriptors::list(identity)?);
+        *self.descriptors() = Some(Arc::clone(&listed));
+        listed.open(&folder, file)
+    }
+
+    fn descriptors(&self) -> std::sync::MutexGuard<'_, Option<Arc<Descriptors>>> {
+        self.descriptors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The open files of a target by device and inode, as they were at one time.
+#[derive(Debug)]
+struct Descriptors {
+    numbers: HashMap<(Device, u64), Vec<OsString>>,
+    since: Instant,
+    took: Duration,
+}
+
+impl Descriptors {
+    /// So many descriptors of one file are remembered: others are of no more use, unless an inode number of
+    /// memory objects, which are not unique for ever, stands for several of them.
+    const SAME: usize = 8;
+
+    fn list(identity: &Identity) -> Option<Self> {
+        let begun = Instant::now();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(identity.directory(), "fd", flags, Mode::empty()).ok()?;
+        let mut numbers: HashMap<(Device, u64), Vec<OsString>> = HashMap::new();
+        for entry in rustix::fs::Dir::read_from(&folder).ok()? {
+            let Ok(entry) = entry else { break };
+            let number = entry.file_name();
+            // What a server would have to be asked for is not needed.
+            let Ok(stat) = rustix::fs::statx(
+                &folder,
+                number,
+                AtFlags::STATX_DONT_SYNC,
+                StatxFlags::TYPE | StatxFlags::INO,
+            ) else {
+                continue;
+            };
+            if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile {
+                continue;
+            }
+            let device = Device { major: stat.stx_dev_major, minor: stat.stx_dev_minor };
+            let same = numbers.entry((device, stat.stx_ino)).or_default();
+            if same.len() < Self::SAME {
+                same.push(OsStr::from_bytes(number.to_bytes()).to_owned());
+            }
+        }
+        Some(Self { numbers, since: Instant::now(), took: begun.elapsed() })
+    }
+
+    /// Opens the file by a descriptor that the target has of it, if it is still the same one.
+    fn open(&self, folder: &OwnedFd, file: &FileBacking) -> Option<OwnedFd> {
+        self.numbers.get(&(file.device, file.inode))?.iter().find_map(|number| {
+            let is_named = |name: &[u8]| name.strip_suffix(b" (deleted)") == Some(file.path.as_bytes());
+            let place = rustix::fs::openat(folder, number, PLACE, Mode::empty()).ok()?;
+            if !rustix::fs::fstat(&place).is_ok_and(|stat| is_file(&stat, file)) {
+                return None;
+            }
+            // Inode numbers of memory objects are not unique for ever; their names are compared as well. It is
+            // the name of what was opened, whatever the target's number stands for by now.
+            let link = || rustix::fs::readlink(own_link(&place), Vec::new()).unwrap_or_default();
+            (file.kind == FileKind::Regular || is_named(link().to_bytes())).then_some(place)
+        })
+    }
+}
+
+/// Where this process has a descriptor of its own among its files.
+fn own_link(descriptor: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", descriptor.as_raw_fd())
 }
 
 const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
-
-/// Finds the object by the mapping itself (`map_files`, which needs `CAP_SYS_ADMIN` or
-/// `CAP_CHECKPOINT_RESTORE`), else among the target's open files, else by its path.
-fn locate(identity: &Identity, span: Span, file: &FileBacking) -> Option<OwnedFd> {
-    by_mapping(identity, span, file)
-        .or_else(|| by_descriptor(identity, file))
-        .or_else(|| by_path(identity, file))
-}
 
 fn by_mapping(identity: &Identity, span: Span, file: &FileBacking) -> Option<OwnedFd> {
     let link = format!("map_files/{:x}-{:x}", span.start().get(), span.end().get());
@@ -248,32 +420,6 @@ fn by_mapping(identity: &Identity, span: Span, file: &FileBacking) -> Option<Own
     };
     let is_same = stat.st_ino == file.inode || tells_two_devices(&place) && is_named();
     is_same.then_some(place)
-}
-
-fn by_descriptor(identity: &Identity, file: &FileBacking) -> Option<OwnedFd> {
-    if !file.deleted && file.kind == FileKind::Regular {
-        return None;
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::openat(identity.directory(), "fd", flags, Mode::empty()).ok()?;
-    for entry in rustix::fs::Dir::read_from(&folder).ok()? {
-        let name = entry.ok()?.file_name().to_owned();
-        let is_same =
-            rustix::fs::statat(&folder, &name, AtFlags::empty()).is_ok_and(|stat| is_file(&stat, file));
-        // Inode numbers of memory objects are not unique for ever; their names are compared as well.
-        let is_named = || {
-            let link = rustix::fs::readlinkat(&folder, &name, Vec::new()).unwrap_or_default();
-            link.to_bytes().strip_suffix(b" (deleted)") == Some(file.path.as_bytes())
-        };
-        if is_same
-            && (file.kind == FileKind::Regular || is_named())
-            && let Ok(place) = rustix::fs::openat(&folder, &name, PLACE, Mode::empty())
-            && rustix::fs::fstat(&place).is_ok_and(|stat| is_file(&stat, file))
-        {
-            return Some(place);
-        }
-    }
-    None
 }
 
 fn by_path(identity: &Identity, file: &FileBacking) -> Option<OwnedFd> {
@@ -305,4 +451,47 @@ fn is_file(stat: &Stat, file: &FileBacking) -> bool {
 /// Whether the map shows another device number than stat(2) does: btrfs and overlayfs.
 fn tells_two_devices(place: &OwnedFd) -> bool {
     rustix::fs::fstatfs(place).is_ok_and(|stat| matches!(stat.f_type, 0x9123_683e | 0x794c_7630))
+}
+
+#[cfg(test)]
+mod tests {
+    use memfetch_testkit::Target as Program;
+
+    use super::super::process::Process;
+    use super::*;
+
+    #[test]
+    fn many_memfds_are_found_by_few_lists_of_the_descriptors() {
+        const COUNT: usize = 1500;
+        let program = Program::spawn("many-memfds", &[&COUNT.to_string()]);
+        let process = Process::open(program.pid()).unwrap();
+        let target = process.target();
+        let regions = target.regions().unwrap();
+        let is_memfd = |file: &&FileBacking| file.kind == FileKind::Memfd;
+        let memfds: Vec<_> = regions.iter().filter_map(|region| region.file().filter(is_memfd)).collect();
+        assert_eq!(memfds.len(), COUNT);
+        let files = BackingFiles::default();
+        // More of them than are kept open, and each is looked for again. As an ordinary user finds them.
+        for file in memfds.iter().chain(&memfds) {
+            let place = files.by_descriptor(&target.identity, file).unwrap();
+            let object = BackingFile::new(place).unwrap();
+            assert_eq!(object.kind(), ObjectKind::Memory);
+            let mut word = [0; 8];
+            assert_eq!(object.read_at(0, &mut word).unwrap(), word.len());
+            let start = regions.iter().find(|region| region.file() == Some(*file)).unwrap().span.start();
+            assert_eq!(u64::from_ne_bytes(word), start.get());
+        }
+        assert_eq!(files.listed.load(Ordering::Relaxed), 1);
+        // What is not there is not looked for each time.
+        let gone = FileBacking { inode: u64::MAX, ..memfds[0].clone() };
+        let begun = Instant::now();
+        for _ in 0..COUNT {
+            assert!(files.by_descriptor(&target.identity, &gone).is_none());
+        }
+        let allowed = 2 + begun.elapsed().as_secs();
+        assert!(files.listed.load(Ordering::Relaxed) as u64 <= allowed);
+        // A name that differs is another object.
+        let named = FileBacking { path: "/memfd:other".into(), ..memfds[0].clone() };
+        assert!(files.by_descriptor(&target.identity, &named).is_none());
+    }
 }

@@ -21,6 +21,7 @@ use std::sync::atomic::Ordering;
 use memfetch_sys::pagemap::{self, word};
 use memfetch_sys::process::{self, Advice};
 
+use super::files::has_swap;
 use super::identity::libc_errno;
 use super::scan::{self, LAST, PAGE};
 use super::target::Target;
@@ -349,7 +350,7 @@ impl Target {
         let mut done = 0;
         while let Some(rest) = stored.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let piece = prefix(rest, PIECE as u64);
-            match object.read_at(offset.saturating_add(done as u64), piece) {
+            match object.read_and_put_back(offset.saturating_add(done as u64), piece, &self.left_in_ram) {
                 Ok(0) if done == 0 => return Err(ReadError::fault(at, Cause::BeyondFile)),
                 Ok(0) => return Ok(done),
                 Ok(read) => done += read,
@@ -400,10 +401,22 @@ impl Target {
     /// Sends pages that a read brought in back to swap. That is allowed with CAP_SYS_NICE only (process_madvise(2));
     /// who lacks it has read them all the same, and the bytes that stay in RAM are counted.
     fn put_back(&self, start: Address, len: u64) {
+        // Without swap it was a page that the kernel was moving from one place in RAM to another.
+        if !has_swap() {
+            return;
+        }
         let range = (start.get(), len);
         let done = process::process_madvise(self.identity.pidfd(), &[range], Advice::PageOut);
-        let done = done.map_or(0, |done| done as u64);
-        self.left_in_ram.fetch_add(len.saturating_sub(done), Ordering::Relaxed);
+        // The kernel counts what it looked at, be it that it left a page where it was.
+        let mut words = vec![0_u64; usize::try_from(len / PAGE).unwrap_or_default()];
+        let left = match pagemap::read_words(self.pagemap(), start.get() / PAGE, &mut words) {
+            Ok(read) => {
+                let is_in_ram = |bits: &&u64| **bits & word::PRESENT != 0;
+                words.iter().take(read).filter(is_in_ram).count() as u64 * PAGE
+            }
+            Err(_) => len.saturating_sub(done.map_or(0, |done| done as u64)),
+        };
+        self.left_in_ram.fetch_add(left, Ordering::Relaxed);
     }
 }
 

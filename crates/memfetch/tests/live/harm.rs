@@ -1,5 +1,7 @@
 //! Reading leaves the target as it was.
 
+use std::os::fd::AsFd;
+
 use memfetch_testkit::footprint::{rollup, settle};
 use memfetch_testkit::{Footprint, Swap};
 
@@ -128,4 +130,45 @@ fn swapped_pages_are_known_as_such_and_read_on_demand() {
         assert_same(&read_all(&process, piece), &addresses(piece));
     }
     before.assert_near(&Footprint::of(target.pid()), 8 << 10, "swapped");
+}
+
+#[test]
+fn shared_memory_in_swap_is_there_again_after_reading() {
+    let swap = Swap::new(160);
+    if !needs("root, for a swap file", swap.is_some()) {
+        return;
+    }
+    let target = Target::spawn("swapped-shared", &["48"]);
+    let span = span_of(&target);
+    let path = memfd_of(target.pid());
+    let in_swap = || {
+        let object = std::fs::File::open(&path).unwrap();
+        let pages = usize::try_from(span.len() / 4096).unwrap();
+        let pages = memfetch_sys::object::in_swap(object.as_fd(), 0, pages).unwrap();
+        pages.iter().filter(|&&is| is).count() as u64 * 4096
+    };
+    let before = in_swap();
+    if !needs("shared memory that can be paged out", before > 40 << 20) {
+        return;
+    }
+    let process = Process::open(target.pid()).unwrap();
+    for piece in span.pieces(1 << 20) {
+        assert_same(&read_all(&process, piece), &addresses(piece));
+    }
+    // A page more or less, at odd places.
+    for piece in span.pieces(4 << 20) {
+        let part = Span::from_len(piece.start().saturating_add(4096 + 8), 8192).unwrap();
+        assert_same(&read_all(&process, part), &addresses(part));
+    }
+    let after = in_swap();
+    assert!(after + (1 << 20) >= before, "{before} bytes in swap before, {after} after");
+}
+
+/// The path to the memfd that the process has open.
+fn memfd_of(pid: i32) -> std::path::PathBuf {
+    let is_memfd = |path: &std::path::PathBuf| {
+        std::fs::read_link(path).is_ok_and(|link| link.to_string_lossy().starts_with("/memfd:"))
+    };
+    let folder = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    folder.map(|entry| entry.unwrap().path()).find(is_memfd).unwrap()
 }

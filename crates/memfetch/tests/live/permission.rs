@@ -97,3 +97,28 @@ fn read_as_owner() {
     assert_eq!(unreadable, [""; 0].map(std::ffi::OsString::from));
     assert_eq!(memfetch_testkit::target::status_of(process.pid(), "VmRSS"), before);
 }
+
+#[test]
+fn an_ordinary_user_reads_more_memfds_than_are_kept_open() {
+    if !needs("root, to become another user", is_root()) {
+        return;
+    }
+    let (_folder, target) = spawn_as_nobody("many-memfds", &["1500"]);
+    let span = span_of(&target);
+    let argument = format!("{} {:#x} {}", target.pid(), span.start().get(), span.len());
+    assert!(as_nobody("permission::read_many_memfds", &argument));
+}
+
+#[test]
+#[ignore = "run by another test, as an ordinary user"]
+fn read_many_memfds() {
+    let argument = std::env::var("MEMFETCH_TEST_PID").unwrap();
+    let words: Vec<&str> = argument.split(' ').collect();
+    let [pid, start, len] = words[..] else { panic!("{argument}") };
+    let start = u64::from_str_radix(start.trim_start_matches("0x"), 16).unwrap();
+    let span = Span::from_len(Address::new(start), len.parse().unwrap()).unwrap();
+    let process = Process::open(pid.parse().unwrap()).unwrap();
+    assert_same(&read_all(&process, span), &addresses(span));
+    let states = process.pages(span).unwrap();
+    assert_eq!(states.bytes_where(|state| state == PageState::Resident), span.len());
+}

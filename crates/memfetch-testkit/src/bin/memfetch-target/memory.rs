@@ -25,6 +25,8 @@ pub const ROLES: &[Role] = &[
     ("cold-file", cold_file),
     ("written-file", written_file),
     ("many-mappings", many_mappings),
+    ("many-memfds", many_memfds),
+    ("swapped-shared", swapped_shared),
     ("uffd-missing", uffd_missing),
     ("churn", churn),
     ("names", names),
@@ -266,6 +268,44 @@ fn many_mappings(arguments: &[String]) {
     }
     fact("start", format_args!("{start:#x}"));
     fact("count", count);
+    serve(unknown);
+}
+
+/// `many-memfds COUNT`: so many memfds of a page each, open and mapped, every 8-byte word of them its own address.
+fn many_memfds(arguments: &[String]) {
+    let count = argument(arguments, 0, 1000_usize);
+    // SAFETY: `limit` is the structure that both calls take.
+    unsafe {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+    }
+    let start = map(count * PAGE, libc::PROT_NONE, PRIVATE);
+    unmap(start, count * PAGE);
+    for at in (start..start + count * PAGE).step_by(PAGE) {
+        let fd = memfd("one of many");
+        resize(fd.as_raw_fd(), PAGE);
+        map_at(at, PAGE, READ_WRITE, libc::MAP_SHARED, fd.as_raw_fd());
+        fill(at, PAGE);
+        std::mem::forget(fd);
+    }
+    fact("start", format_args!("{start:#x}"));
+    fact("bytes", count * PAGE);
+    serve(unknown);
+}
+
+/// `swapped-shared MIB`: a memfd, open and mapped, paged out; every 8-byte word of it is its own address.
+fn swapped_shared(arguments: &[String]) {
+    let bytes = argument(arguments, 0, 48_usize) << 20;
+    let fd = memfd("swapped");
+    resize(fd.as_raw_fd(), bytes);
+    let start = map_at(0, bytes, READ_WRITE, libc::MAP_SHARED, fd.as_raw_fd());
+    fill(start, bytes);
+    advise(start, bytes, libc::MADV_PAGEOUT);
+    fact("start", format_args!("{start:#x}"));
+    fact("bytes", bytes);
+    std::mem::forget(fd);
     serve(unknown);
 }
 
