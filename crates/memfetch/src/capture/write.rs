@@ -394,7 +394,7 @@ impl<'a, 'p> Meter<'a, 'p> {
     }
 
     fn add(&mut self, copied: &Copied) {
-        self.now.done_bytes += copied.read_bytes + copied.file_bytes;
+        self.now.done_bytes += copied.read_bytes + copied.file_bytes + copied.gaps.bytes();
         (self.progress)(self.now);
     }
 }

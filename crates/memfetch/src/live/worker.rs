@@ -10,6 +10,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use memfetch_sys::signals::JobControlHeld;
+
 /// So many workers may be stuck before further calls are turned down at once.
 const MAX_STUCK: usize = 64;
 
@@ -106,6 +108,8 @@ impl Workers {
 fn start() -> io::Result<Sender<Job>> {
     let (sender, jobs): (_, Receiver<Job>) = channel();
     std::thread::Builder::new().name("memfetch-read".into()).spawn(move || {
+        // A thread that takes a signal takes it for all of the process: what a capture holds back must not come in here.
+        let _held = JobControlHeld::new();
         while let Ok(job) = jobs.recv() {
             job();
         }
