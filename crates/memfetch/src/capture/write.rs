@@ -410,7 +410,7 @@ fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals) -> (Outco
     let left_in_ram = gathered.process.left_in_ram();
     if left_in_ram > 0 {
         sentences.push(format!(
-            "{left_in_ram} bytes that were in swap stay in RAM: to put them back takes CAP_SYS_NICE"
+            "{left_in_ram} bytes that were in swap stay in RAM: to send them back takes CAP_SYS_NICE, and room in swap"
         ));
     }
     let mut outcome = Outcome {
