@@ -42,3 +42,19 @@ pub fn send_to_thread(pid: i32, tid: i32, signal: i32) {
     let result = unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) };
     assert_eq!(result, 0, "tgkill: {}", io::Error::last_os_error());
 }
+
+/// Has every open of a file wait until the returned handle is closed, for up to
+/// `/proc/sys/fs/lease-break-time` seconds; none where the file system has no leases.
+#[must_use]
+pub fn lease(path: &std::path::Path) -> Option<std::fs::File> {
+    use std::os::fd::AsRawFd;
+    /// Of fcntl.h; the libc crate has no name for it.
+    const F_SETSIG: i32 = 10;
+    let file = std::fs::File::open(path).ok()?;
+    // SAFETY: fcntl takes numbers only here. SIGURG, which is ignored by default, instead of SIGIO, which kills.
+    let is_ours = unsafe {
+        libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG) == 0
+            && libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0
+    };
+    is_ours.then_some(file)
+}

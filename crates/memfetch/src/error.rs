@@ -169,6 +169,13 @@ pub enum StopError {
     /// No thread is left.
     #[error("no thread of it is left")]
     NoThreads,
+    /// It is in the midst of exec, and waits there, for a file system that does not answer for instance.
+    #[error("it is in the midst of exec, which does not come to an end")]
+    Busy,
+    /// The kernel kept the tracing thread asleep; threads that were seized before may stay under trace for as
+    /// long.
+    #[error("the kernel does not answer a request to hold it")]
+    Stuck,
     /// Any other failure.
     #[error("{action} failed")]
     Os {

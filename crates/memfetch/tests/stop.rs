@@ -2,7 +2,10 @@
 
 mod stopping;
 
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -249,6 +252,72 @@ fn exec_does_not_wait_for_us() {
     eprintln!("stops of a process that calls exec: the longest took {longest:?}");
     assert!(longest < Duration::from_millis(900), "{longest:?}");
     assert!(target.is_alive());
+}
+
+/// A script, and its interpreter that nobody can open while the handle is there: exec of it waits like exec of a
+/// program on a file system that does not answer.
+fn endless_exec(folder: &Path) -> Option<(PathBuf, File)> {
+    let [script, interpreter] = ["script", "interpreter"].map(|name| folder.join(name));
+    std::fs::copy("/bin/true", &interpreter).unwrap();
+    std::fs::write(&script, format!("#!{}\n", interpreter.display())).unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    Some((script, signals::lease(&interpreter)?))
+}
+
+/// Whether a thread of the process or of a child of it is in execve.
+fn is_in_exec(pid: i32) -> bool {
+    let children = format!("/proc/{pid}/task");
+    let threads = std::fs::read_dir(children).unwrap().flatten();
+    threads.map(|entry| entry.path()).any(|thread| {
+        let in_exec = |call: PathBuf| std::fs::read_to_string(call).is_ok_and(|call| call.starts_with("59 "));
+        let children = std::fs::read_to_string(thread.join("children")).unwrap_or_default();
+        in_exec(thread.join("syscall"))
+            || children.split_whitespace().any(|child| in_exec(format!("/proc/{child}/syscall").into()))
+    })
+}
+
+#[test]
+fn a_sharer_whose_exec_does_not_end_is_loose() {
+    watchdog();
+    let folder = tempfile::tempdir().unwrap();
+    let Some((script, lease)) = endless_exec(folder.path()) else { return };
+    let target = Target::spawn("exec-counting", &[script.to_str().unwrap(), "spawn"]);
+    eventually("exec", || is_in_exec(target.pid()));
+    let read = || [0, 1].map(|index| counter(&target, target.pid(), index));
+    let options = FreezeOptions { deadline: Duration::from_millis(200), ..FreezeOptions::default() };
+    let began = Instant::now();
+    let frozen = freeze(target.pid(), &options).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let before = read();
+    std::thread::sleep(Duration::from_millis(3));
+    assert_eq!(read(), before);
+    let report = frozen.resume();
+    assert_eq!((report.loose_sharers.len(), report.sharers.len()), (1, 0), "{report:?}");
+    eventually("counting", || read().iter().zip(before).all(|(now, then)| *now > then));
+    assert!(is_in_exec(target.pid()));
+    // Once it ends all is as ever.
+    drop(lease);
+    eventually("the end of exec", || !is_in_exec(target.pid()));
+    assert!(stop(target.pid()).resume().loose_sharers.is_empty());
+}
+
+#[test]
+fn a_process_whose_exec_does_not_end_is_not_stopped() {
+    watchdog();
+    let folder = tempfile::tempdir().unwrap();
+    let Some((script, lease)) = endless_exec(folder.path()) else { return };
+    let target = Target::spawn("exec-counting", &[script.to_str().unwrap(), "replace"]);
+    eventually("exec", || is_in_exec(target.pid()));
+    let options = FreezeOptions { deadline: Duration::from_millis(200), ..FreezeOptions::default() };
+    let began = Instant::now();
+    assert!(matches!(freeze(target.pid(), &options), Err(StopError::Busy)));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(!states(target.pid()).contains(&'t'));
+    let before = [0, 1].map(|index| counter(&target, target.pid(), index));
+    eventually("counting", || {
+        [0, 1].iter().all(|index| counter(&target, target.pid(), *index) > before[*index as usize])
+    });
+    drop(lease);
 }
 
 #[test]

@@ -25,6 +25,11 @@ pub(super) fn of_stop(stop: &StopReport) -> Vec<String> {
         "call of the process returns EINTR because of the stop",
         "calls of the process return EINTR because of the stop",
     );
+    say(
+        stop.unsettled,
+        "thread of the process had not come back into its call when the stop ended, and gets there by itself",
+        "threads of the process had not come back into their calls when the stop ended, and get there by themselves",
+    );
     if stop.already_stopped {
         remarks.push("job control had stopped the process before; it still is stopped".to_owned());
     }
@@ -48,12 +53,20 @@ mod tests {
     #[test]
     fn only_what_happened_is_said() {
         assert_eq!(of_stop(&StopReport::default()), [""; 0]);
-        let stop = StopReport { shortened: 1, interrupted: 2, sharers: vec![7, 8], ..StopReport::default() };
+        let stop = StopReport {
+            shortened: 1,
+            interrupted: 2,
+            unsettled: 1,
+            sharers: vec![7, 8],
+            ..StopReport::default()
+        };
         assert_eq!(
             of_stop(&stop),
             [
                 "1 half-done transfer of the process returns short because of the stop",
                 "2 calls of the process return EINTR because of the stop",
+                "1 thread of the process had not come back into its call when the stop ended, and gets there by \
+                 itself",
                 "stopped too, since they share its memory: process 7, process 8",
             ]
         );

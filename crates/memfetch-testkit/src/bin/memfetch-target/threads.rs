@@ -16,6 +16,7 @@ pub const ROLES: &[Role] = &[
     ("zombie-leader", zombie_leader),
     ("sharer", sharer),
     ("exec-loop", exec_loop),
+    ("exec-counting", exec_counting),
 ];
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -134,6 +135,24 @@ fn sharer(_: &[String]) {
     let start = counters(2);
     fact("sharer", clone_sharing_memory(child, start, 0));
     std::thread::spawn(move || count_for_ever(counter(start, 0)));
+    serve(unknown);
+}
+
+/// `exec-counting PROGRAM HOW`: as `spin 2`, and a third thread starts the program, in a process of its own (`spawn`) or
+/// in the place of this one (`replace`).
+fn exec_counting(arguments: &[String]) {
+    let start = counters(2);
+    for index in 0..2 {
+        std::thread::spawn(move || count_for_ever(counter(start, index)));
+    }
+    let mut command = std::process::Command::new(&arguments[0]);
+    let replaces = arguments[1] == "replace";
+    std::thread::spawn(move || {
+        if replaces {
+            panic!("exec: {}", command.exec());
+        }
+        let _ = command.status();
+    });
     serve(unknown);
 }
 

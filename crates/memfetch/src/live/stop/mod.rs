@@ -33,6 +33,11 @@
 //!   reach user mode either: it counts as stopped in the kernel, its registers are what `/proc` tells.
 //! - A process that job control has stopped is held as it stands, and stays stopped afterwards.
 //! - 32-bit threads are stopped, and not put back into calls.
+//! - No thread of a process can be seized while another one of it is in exec and waits for a file system that
+//!   does not answer. A process that shares the target's memory counts as loose then
+//!   ([`StopReport::loose_sharers`]); it changes the memory no more, unless the exec fails. Where it is the
+//!   target itself the stop fails with [`StopError::Busy`]. An exec that begins between the look for it and the
+//!   seizing can make the stop fail late, with [`StopError::Stuck`].
 //!
 //! # What the caller must not do meanwhile
 //!
@@ -46,10 +51,11 @@ mod tasks;
 mod tracee;
 mod tracer;
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memfetch_sys::wait;
 
@@ -131,11 +137,22 @@ enum Order {
     Resume,
 }
 
-/// The seized threads that are not the first of their process.
-type Seized = Arc<Mutex<Vec<Tid>>>;
+/// What the tracing thread lets the calling one see of its work, and the other way round.
+#[derive(Debug, Default)]
+struct Watch {
+    /// The seized threads that are not the first of their process.
+    seized: Mutex<Vec<Tid>>,
+    /// Grows as long as the tracing thread gets on.
+    steps: AtomicU64,
+    /// Nobody waits for the result any more.
+    is_abandoned: AtomicBool,
+}
 
 /// How long the tracing thread may be silent before the caller looks whether it is stuck.
 const SILENCE: Duration = Duration::from_millis(10);
+
+/// How long the tracing thread may get on with nothing, beyond the deadline, before it is given up.
+const STILLNESS: Duration = Duration::from_secs(2);
 
 /// What the tracing thread tells once all stand.
 type Held = Result<(Vec<Thread>, StopReport), StopError>;
@@ -156,7 +173,8 @@ type Held = Result<(Vec<Thread>, StopReport), StopError>;
 /// # Errors
 ///
 /// [`StopError::Traced`], [`StopError::Refused`], [`StopError::NoThreads`] where it has died,
-/// [`StopError::Itself`]. After an error the process runs on, as if nothing had been.
+/// [`StopError::Itself`], [`StopError::Busy`]. After these the process runs on, as if nothing had been. After
+/// [`StopError::Stuck`] threads of it may stay under trace until the kernel answers, or the calling process ends.
 pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
     if u32::try_from(pid) == Ok(std::process::id()) {
         return Err(StopError::Itself);
@@ -164,9 +182,10 @@ pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
     let (orders, inbox) = channel();
     let (outbox, answers) = channel();
     let (births, born) = channel();
+    let patience = options.deadline.saturating_add(STILLNESS);
     let options = options.clone();
-    let seized = Seized::default();
-    let for_tracer = Arc::clone(&seized);
+    let watch = Arc::new(Watch::default());
+    let for_tracer = Arc::clone(&watch);
     let body = move || {
         let _ = births.send(rustix::thread::gettid().as_raw_nonzero().get());
         trace(pid, &options, &for_tracer, &outbox, &inbox)
@@ -177,10 +196,17 @@ pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
         .spawn(body)
         .map_err(|source| StopError::Os { action: "starting the tracing thread", source })?;
     let tracing = Tracing { tid: born.recv().unwrap_or_default(), thread };
+    let mut stillness = Stillness::new(patience);
     let held = loop {
         match answers.recv_timeout(SILENCE) {
             Ok(held) => break held,
-            Err(RecvTimeoutError::Timeout) => reap_in_its_place(&seized),
+            Err(RecvTimeoutError::Timeout) => {
+                watch.reap_in_its_place();
+                if stillness.is_over(watch.steps.load(Ordering::Relaxed)) {
+                    watch.give_up(tracing);
+                    return Err(StopError::Stuck);
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => {
                 let source = std::io::Error::other("it ended");
                 break Err(StopError::Os { action: "the tracing thread", source });
@@ -269,13 +295,61 @@ impl Tracing {
     }
 }
 
-/// Takes note of the deaths of seized threads.
-///
-/// A thread that calls exec waits, holding a lock that PTRACE_SEIZE needs, until the deaths of all others have
-/// been noticed. The tracing thread may be asleep on that lock; any thread of its process can notice them.
-fn reap_in_its_place(seized: &Seized) {
-    for tid in seized.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        let _ = wait::reap(*tid);
+/// How long a count has not changed.
+struct Stillness {
+    patience: Duration,
+    count: u64,
+    since: Instant,
+}
+
+impl Stillness {
+    fn new(patience: Duration) -> Self {
+        Self { patience, count: 0, since: Instant::now() }
+    }
+
+    /// Whether the count has been the same for too long.
+    fn is_over(&mut self, count: u64) -> bool {
+        if count != self.count {
+            self.count = count;
+            self.since = Instant::now();
+        }
+        self.since.elapsed() >= self.patience
+    }
+}
+
+impl Watch {
+    /// The tracing thread got on; whether somebody still waits for it.
+    fn step(&self) -> bool {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        !self.is_abandoned.load(Ordering::Relaxed)
+    }
+
+    fn enter(&self, tid: Tid) {
+        self.seized.lock().unwrap_or_else(PoisonError::into_inner).push(tid);
+    }
+
+    /// Takes note of the deaths of seized threads.
+    ///
+    /// A thread that calls exec waits, holding a lock that PTRACE_SEIZE needs, until the deaths of all others
+    /// have been noticed. The tracing thread may be asleep on that lock; any thread of its process can notice
+    /// them.
+    fn reap_in_its_place(&self) {
+        for tid in self.seized.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = wait::reap(*tid);
+        }
+    }
+
+    /// Leaves a tracing thread that is asleep in the kernel to itself: when it wakes up it lets all go, and
+    /// ends. Until then somebody has to take note of deaths, or it may never wake up.
+    fn give_up(self: Arc<Self>, tracing: Tracing) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
+        // Without this thread nothing is lost but what was said above.
+        let _ = Builder::new().name("memfetch-reaper".to_owned()).spawn(move || {
+            while !tracing.thread.is_finished() {
+                self.reap_in_its_place();
+                sleep(SILENCE);
+            }
+        });
     }
 }
 
@@ -283,11 +357,11 @@ fn reap_in_its_place(seized: &Seized) {
 fn trace(
     pid: Pid,
     options: &FreezeOptions,
-    seized: &Seized,
+    watch: &Arc<Watch>,
     outbox: &Sender<Held>,
     inbox: &Receiver<Order>,
 ) -> StopReport {
-    let mut tracer = match Tracer::seize(pid, options, Arc::clone(seized)) {
+    let mut tracer = match Tracer::seize(pid, options, Arc::clone(watch)) {
         Ok(tracer) => tracer,
         Err(error) => {
             let _ = outbox.send(Err(error));
@@ -312,4 +386,46 @@ fn trace(
     }
     tracer.leave();
     tracer.report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_count_that_stands_still_uses_patience_up() {
+        let mut stillness = Stillness::new(Duration::from_millis(30));
+        for count in 0..5 {
+            assert!(!stillness.is_over(count));
+            sleep(Duration::from_millis(10));
+        }
+        let began = Instant::now();
+        while !stillness.is_over(4) {
+            assert!(began.elapsed() < Duration::from_secs(5));
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn who_is_given_up_learns_of_it_at_the_next_step() {
+        let watch = Arc::new(Watch::default());
+        assert!(watch.step());
+        let (blocked, block) = channel::<()>();
+        let (outbox, answers) = channel();
+        let its = Arc::clone(&watch);
+        let thread = std::thread::spawn(move || {
+            let _ = block.recv();
+            let _ = outbox.send(its.step());
+            StopReport::default()
+        });
+        Arc::clone(&watch).give_up(Tracing { tid: 0, thread });
+        drop(blocked);
+        assert_eq!(answers.recv(), Ok(false));
+        // The one who takes note of deaths ends with it.
+        let began = Instant::now();
+        while Arc::strong_count(&watch) > 1 {
+            assert!(began.elapsed() < Duration::from_secs(5));
+            sleep(Duration::from_millis(1));
+        }
+    }
 }

@@ -65,6 +65,18 @@ impl Task {
         blocked_call(&self.read("syscall").ok()?)
     }
 
+    /// Whether it is in exec, and may have the lock of its process that PTRACE_SEIZE needs; none where it runs
+    /// just now, be it in exec or not.
+    fn is_in_exec(self) -> Option<bool> {
+        // execve and execveat of x86-64, of i386, and of x32. What else 11 stands for (munmap) is soon over.
+        const EXEC: [i64; 6] = [59, 322, 11, 358, 0x4000_0208, 0x4000_0221];
+        match self.read("syscall") {
+            Ok(text) if text.starts_with("running") => None,
+            Ok(text) => Some(blocked_call(&text).is_some_and(|call| EXEC.contains(&call.number))),
+            Err(_) => Some(false),
+        }
+    }
+
     /// Whether it is in a call that returns only when a child of it, to which it lent its memory, has called
     /// exec or exit.
     pub fn waits_for_vfork(self) -> bool {
@@ -96,6 +108,19 @@ impl Task {
         let path = format!("/proc/{}/task/{}/fd/{}", self.process, self.tid, descriptor as u32);
         fs::read_link(path).is_ok_and(|link| link.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
     }
+}
+
+/// Whether one of these threads is in exec; where none sleeps there and some run, one that runs.
+pub(super) fn exec_among(tasks: Vec<Task>) -> Result<bool, Task> {
+    let mut running = None;
+    for task in tasks {
+        match task.is_in_exec() {
+            Some(true) => return Ok(true),
+            Some(false) => {}
+            None => running = running.or(Some(task)),
+        }
+    }
+    running.map_or(Ok(false), Err)
 }
 
 /// The threads of a process that are listed at this moment.

@@ -5,8 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
-use std::sync::PoisonError;
-use std::thread::{sleep, yield_now};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::{Builder, sleep, yield_now};
 use std::time::{Duration, Instant};
 
 use memfetch_sys::ptrace;
@@ -14,13 +15,17 @@ use memfetch_sys::ptrace;
 use super::states::Running;
 use super::tasks::{self, Task};
 use super::tracee::{Facts, Phase, Tracee};
-use super::{FreezeOptions, Seized, StopReport};
+use super::{FreezeOptions, StopReport, Tracing, Watch};
 use crate::error::StopError;
 use crate::memory::WordSize;
 use crate::threads::{Pid, Thread, Tid};
 
 /// How long a thread may take to stop before it is asked what it is doing.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// How often to look whether an exec is over.
+const EXEC_LOOKS: Duration = Duration::from_micros(500);
+/// How long a probe may take before the process counts as busy for now.
+const PROBING: Duration = Duration::from_millis(20);
 /// How many looks without a result are followed by a mere yield of the processor.
 const EAGER_LOOKS: u32 = 16;
 /// How long to pass signals on when all threads run: what comes later the kernel passes on when we end.
@@ -34,7 +39,9 @@ pub(super) struct Tracer {
     strangers: HashSet<Pid>,
     newest: Option<String>,
     tracees: Vec<Tracee>,
-    seized: Seized,
+    /// Processes of which somebody was in exec when they were to be seized.
+    busy: Vec<Pid>,
+    watch: Arc<Watch>,
     deadline: Duration,
     registers: bool,
     word: WordSize,
@@ -44,14 +51,15 @@ pub(super) struct Tracer {
 
 impl Tracer {
     /// Seizes all threads; they run on.
-    pub fn seize(target: Pid, options: &FreezeOptions, seized: Seized) -> Result<Self, StopError> {
+    pub fn seize(target: Pid, options: &FreezeOptions, watch: Arc<Watch>) -> Result<Self, StopError> {
         let mut tracer = Self {
             target,
             processes: vec![target],
             strangers: HashSet::new(),
             newest: None,
             tracees: Vec::new(),
-            seized,
+            busy: Vec::new(),
+            watch,
             deadline: options.deadline,
             registers: options.registers,
             word: options.word,
@@ -60,19 +68,21 @@ impl Tracer {
         };
         // All that takes long comes first: from SEIZE on a signal to the target waits for us.
         tracer.find_sharers()?;
+        tracer.await_execs()?;
         let mut facts = HashMap::new();
         if tracer.registers {
             for tid in tasks::threads_of(target).unwrap_or_default() {
+                tracer.step()?;
                 facts.insert(tid, Facts::of(Task { process: target, tid }));
             }
         }
         // A few times only: a process may bear threads for ever. Once the others stand it bears no more.
         for _ in 0..4 {
-            if tracer.enlist(&mut facts)? == 0 {
+            if tracer.enlist(&mut facts)? == 0 && tracer.busy.is_empty() {
                 break;
             }
         }
-        if tracer.tracees.is_empty() {
+        if tracer.tracees.is_empty() && tracer.busy.is_empty() {
             return Err(StopError::NoThreads);
         }
         Ok(tracer)
@@ -87,6 +97,7 @@ impl Tracer {
         self.interrupt_from(0);
         self.wait_for_stops(until);
         loop {
+            self.step()?;
             if self.newest != tasks::newest_task() {
                 self.find_sharers()?;
             }
@@ -95,7 +106,8 @@ impl Tracer {
             self.reap();
             let before = self.tracees.len();
             let newborn = self.enlist(&mut HashMap::new())?;
-            let are_standing = newborn == 0 && !self.tracees.iter().any(Tracee::is_awaited);
+            let are_standing =
+                newborn == 0 && self.busy.is_empty() && !self.tracees.iter().any(Tracee::is_awaited);
             if (are_standing && self.listing_was_whole()) || Instant::now() >= until {
                 break;
             }
@@ -104,7 +116,12 @@ impl Tracer {
             }
             self.interrupt_from(before);
             self.wait_for_stops(until);
+            if !self.busy.is_empty() {
+                sleep(EXEC_LOOKS);
+                self.pass(Phase::Holding);
+            }
         }
+        self.leave_out_busy()?;
         self.report.already_stopped = self.tracees.iter().any(Tracee::is_in_group_stop);
         self.report.sharers = self.processes.iter().copied().filter(|pid| *pid != self.target).collect();
         if self.tracees.iter().all(|tracee| tracee.is_gone()) {
@@ -117,6 +134,7 @@ impl Tracer {
     pub fn threads(&mut self) -> Vec<Thread> {
         let mut threads = Vec::new();
         for tracee in &mut self.tracees {
+            self.watch.step();
             let complete = tracee.is_held();
             if tracee.is_gone() {
                 continue;
@@ -213,16 +231,37 @@ impl Tracer {
             self.tracees.iter().filter(|tracee| !tracee.is_gone()).map(|tracee| tracee.task.tid).collect();
         let mut enlisted = 0;
         let mut loose = Vec::new();
+        self.busy.clear();
         for process in &self.processes {
             let mut tids = tasks::threads_of(*process).unwrap_or_default();
             // The first thread last: a signal to the process is dropped at once, if it is ignored, unless the
             // first thread is traced; then it may wake any other, and one that is not traced yet would return
             // EINTR unmended.
             tids.sort_by_key(|tid| tid == process);
+            let running: HashSet<Tid> = self
+                .tracees
+                .iter()
+                .filter(|tracee| tracee.is_awaited())
+                .map(|tracee| tracee.task.tid)
+                .collect();
+            let is_news = |tid: &Tid| !known.contains(tid);
+            // Not now: we would sleep until the exec is over, and nobody would look after those that are ours.
+            if tids.iter().any(is_news)
+                && is_any_in_exec(
+                    tids.iter()
+                        .filter(|tid| is_news(tid) || running.contains(tid))
+                        .map(|tid| Task { process: *process, tid: *tid })
+                        .collect(),
+                )
+            {
+                self.busy.push(*process);
+                continue;
+            }
             for tid in tids {
                 if known.contains(&tid) {
                     continue;
                 }
+                self.step()?;
                 let task = Task { process: *process, tid };
                 match seize(task) {
                     Ok(None) => {}
@@ -233,7 +272,7 @@ impl Tracer {
                             None => Facts::default(),
                         };
                         if !task.is_first() {
-                            self.seized.lock().unwrap_or_else(PoisonError::into_inner).push(tid);
+                            self.watch.enter(tid);
                         }
                         self.tracees.push(Tracee::new(task, running, facts));
                         enlisted += 1;
@@ -249,6 +288,43 @@ impl Tracer {
         self.processes.retain(|process| !loose.contains(process));
         self.report.loose_sharers.append(&mut loose);
         Ok(enlisted)
+    }
+
+    /// Waits until nobody is in exec, for as long as the deadline says; those that still are after it are left
+    /// out. Nobody waits for us yet.
+    fn await_execs(&mut self) -> Result<(), StopError> {
+        let until = Instant::now() + self.deadline;
+        self.busy = self.processes.iter().copied().filter(|process| is_in_exec(*process)).collect();
+        if self.busy.is_empty() {
+            return Ok(());
+        }
+        let awaited = self.busy.clone();
+        while !self.busy.is_empty() && Instant::now() < until {
+            self.step()?;
+            sleep(EXEC_LOOKS);
+            self.busy.retain(|process| is_in_exec(*process));
+        }
+        // After exec it shares the memory no more.
+        self.processes.retain(|process| *process == self.target || !awaited.contains(process));
+        self.strangers.retain(|process| self.busy.contains(process) || !awaited.contains(process));
+        self.leave_out_busy()?;
+        self.find_sharers()
+    }
+
+    /// Counts as loose who is still in exec.
+    fn leave_out_busy(&mut self) -> Result<(), StopError> {
+        let mut busy = std::mem::take(&mut self.busy);
+        if busy.contains(&self.target) {
+            return Err(StopError::Busy);
+        }
+        self.processes.retain(|process| !busy.contains(process));
+        self.report.loose_sharers.append(&mut busy);
+        Ok(())
+    }
+
+    /// Tells that we get on; an error where nobody waits for us any more.
+    fn step(&self) -> Result<(), StopError> {
+        if self.watch.step() { Ok(()) } else { Err(StopError::Stuck) }
     }
 
     /// Whether the last listings can have missed nobody: a listing skips entries when threads die under it.
@@ -278,6 +354,7 @@ impl Tracer {
             if process == self.target || !self.strangers.insert(process) {
                 continue;
             }
+            self.step()?;
             // An error is no match: EPERM says that the process may not be stopped either.
             if ptrace::same_address_space(witness, process).unwrap_or(false) {
                 if u32::try_from(process) == Ok(own) {
@@ -294,7 +371,7 @@ impl Tracer {
         let mut quiet_looks = 0;
         loop {
             let arrived = self.pass(Phase::Holding);
-            if !self.tracees.iter().any(Tracee::is_awaited) {
+            if self.step().is_err() || !self.tracees.iter().any(Tracee::is_awaited) {
                 return;
             }
             let now = Instant::now();
@@ -338,6 +415,10 @@ fn seize(task: Task) -> Result<Option<Running>, StopError> {
     // In the midst of exec a thread can be refused that is not a moment later.
     for _ in 0..4 {
         match seize_once(task) {
+            // A probe that came back late.
+            Err(StopError::Traced { by, .. }) if u32::try_from(by) == Ok(std::process::id()) => {
+                sleep(Duration::from_micros(500));
+            }
             Err(StopError::Refused(_)) => sleep(Duration::from_micros(500)),
             result => return result,
         }
@@ -366,6 +447,38 @@ fn seize_once(task: Task) -> Result<Option<Running>, StopError> {
         }),
         _ => Err(StopError::Os { action: "PTRACE_SEIZE", source: error }),
     }
+}
+
+/// Whether a thread of a process is in exec.
+fn is_in_exec(process: Pid) -> bool {
+    let tids = tasks::threads_of(process).unwrap_or_default();
+    is_any_in_exec(tids.into_iter().map(|tid| Task { process, tid }).collect())
+}
+
+/// Whether one of these threads of a process is in exec.
+fn is_any_in_exec(tasks: Vec<Task>) -> bool {
+    tasks::exec_among(tasks).unwrap_or_else(|running| !can_be_seized(running))
+}
+
+/// Tries on another thread whether a thread that runs can be seized without sleeping; it is let go at once.
+///
+/// What does not come back is left to its fate: it ends, and lets go, as soon as the kernel has answered.
+fn can_be_seized(task: Task) -> bool {
+    let (births, born) = channel();
+    let (outbox, answers) = channel();
+    let body = move || {
+        let _ = births.send(rustix::thread::gettid().as_raw_nonzero().get());
+        let _ = Running::seize(task);
+        let _ = outbox.send(());
+        StopReport::default()
+    };
+    let Ok(thread) = Builder::new().name("memfetch-probe".to_owned()).spawn(body) else { return true };
+    let tid = born.recv().unwrap_or_default();
+    let has_answered = answers.recv_timeout(PROBING).is_ok();
+    if has_answered {
+        Tracing { tid, thread }.end();
+    }
+    has_answered
 }
 
 fn is_dead(task: Task) -> bool {
