@@ -1,5 +1,5 @@
 //! [`report`]: the one place that says on standard error what went wrong: what failed, why, and what would help.
-//! [`print`]: what a command with several objects says on standard output of each.
+//! [`print()`]: what a command with several objects says on standard output of each.
 
 use std::error::Error as _;
 use std::ffi::OsStr;
