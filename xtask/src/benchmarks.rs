@@ -56,13 +56,15 @@ fn reserved_8g(scene: &Scene) -> Result<Contest, String> {
 
 fn redis(scene: &Scene) -> Result<Contest, String> {
     let mut command = Command::new(scene.program("redis-server")?);
-    command.args(["--port", "0", "--save", "", "--dir"]).arg(&scene.outputs);
+    // Not among the outputs, which are emptied after each run; Redis takes it away when it ends.
+    let socket = std::env::temp_dir().join(format!("memfetch-bench-{}.socket", std::process::id()));
+    command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(&socket);
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut target = Target(spawned.map_err(|error| format!("redis-server: {error}"))?);
     // Its log goes on for as long as it runs, and nothing that matters comes after it has begun to serve.
     if let Some(stdout) = target.0.stdout.take() {
         let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        if !lines.any(|line| line.contains("Server initialized")) {
+        if !lines.any(|line| line.contains("Ready to accept connections") || line.contains("is now ready")) {
             return Err("redis-server does not start".to_owned());
         }
     }
