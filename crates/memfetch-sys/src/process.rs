@@ -128,7 +128,9 @@ pub fn process_madvise(pidfd: BorrowedFd<'_>, ranges: &[(u64, u64)], advice: Adv
     usize::try_from(done).map_err(|_| io::Error::last_os_error())
 }
 
-/// Whether two processes run in one address space. kcmp(2), `KCMP_VM`
+/// Whether two tasks run in one address space. kcmp(2), `KCMP_VM`
+///
+/// Two that have none, such as zombies, count as having the same.
 ///
 /// # Errors
 ///

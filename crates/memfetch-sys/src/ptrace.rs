@@ -350,21 +350,6 @@ pub fn peek(tid: i32, address: u64) -> io::Result<[u8; 8]> {
     Ok(word.to_ne_bytes())
 }
 
-/// Whether two tasks have one address space (kcmp(2), `KCMP_VM`).
-///
-/// Two tasks that have none, such as zombies, count as having the same.
-///
-/// # Errors
-///
-/// `EPERM`: one of them may not be looked at. `ESRCH`: one of them is gone. `ENOSYS`: the kernel lacks kcmp.
-pub fn same_address_space(one: i32, other: i32) -> io::Result<bool> {
-    const KCMP_VM: usize = 1;
-    // SAFETY: the call takes numbers only.
-    let order =
-        unsafe { libc::syscall(libc::SYS_kcmp, one as usize, other as usize, KCMP_VM, 0_usize, 0_usize) };
-    if order < 0 { Err(io::Error::last_os_error()) } else { Ok(order == 0) }
-}
-
 fn answer(result: libc::c_long) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -381,19 +366,6 @@ mod tests {
         assert_eq!(&bytes[128..130], &[0x34, 0x12]);
         assert_eq!(UserRegs::from_bytes(&bytes), Some(regs));
         assert_eq!(UserRegs::from_bytes(&bytes[..68]), None);
-    }
-
-    #[test]
-    fn a_process_shares_its_address_space_with_itself_and_not_with_its_parent() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
-        match same_address_space(own, own) {
-            Ok(same) => assert!(same),
-            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOSYS)),
-        }
-        if let Ok(same) = same_address_space(own, parent) {
-            assert!(!same);
-        }
     }
 
     #[test]

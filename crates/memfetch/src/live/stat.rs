@@ -1,5 +1,7 @@
 //! The text of `/proc/PID/stat`. Source: `do_task_stat` in fs/proc/array.c, proc_pid_stat(5).
 
+use crate::threads::Accounting;
+
 /// What one line of `stat` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stat {
@@ -41,6 +43,17 @@ impl Stat {
     /// Whether it has exited or is about to: its memory is gone, or going.
     pub const fn is_exiting(&self) -> bool {
         self.is_dead() || self.flags & Self::EXITING != 0
+    }
+
+    /// The times alone.
+    pub fn times(&self) -> Accounting {
+        Accounting {
+            user_ticks: self.user_ticks,
+            system_ticks: self.system_ticks,
+            children_user_ticks: self.children_user_ticks,
+            children_system_ticks: self.children_system_ticks,
+            ..Accounting::default()
+        }
     }
 
     /// Whether it has exited.

@@ -37,21 +37,14 @@ fn thread(identity: &Identity, tid: Tid) -> Option<Thread> {
         tid,
         name: OsStr::from_bytes(&stat.comm).to_owned(),
         registers: call.map_or(Registers::Unknown, Registers::Partial),
-        accounting: Accounting {
-            pending: status.pending,
-            blocked: status.blocked,
-            user_ticks: stat.user_ticks,
-            system_ticks: stat.system_ticks,
-            children_user_ticks: stat.children_user_ticks,
-            children_system_ticks: stat.children_system_ticks,
-        },
+        accounting: Accounting { pending: status.pending, blocked: status.blocked, ..stat.times() },
         signal: None,
     })
 }
 
 /// Reads `/proc/PID/task/TID/syscall`: `running`; `-1 SP PC`; or `NUMBER`, six arguments, `SP PC`.
 /// Source: `proc_pid_syscall` in fs/proc/base.c.
-fn blocked_call(text: &[u8]) -> Option<BlockedCall> {
+pub fn blocked_call(text: &[u8]) -> Option<BlockedCall> {
     let mut fields = str::from_utf8(text).ok()?.split_ascii_whitespace();
     let number: i64 = fields.next()?.parse().ok()?;
     let rest: Vec<u64> = fields

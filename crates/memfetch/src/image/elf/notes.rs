@@ -10,19 +10,12 @@ use super::header::{Header, NoteRange};
 use super::status::{self, ProcessFacts};
 use crate::address::{Address, Span};
 use crate::error::FormatError;
+use crate::image::encode::notes::{NT_AUXV, NT_FILE, NT_PRFPREG, NT_PRPSINFO, NT_PRSTATUS, NT_SIGINFO};
 use crate::image::note;
 use crate::image::record::Origin;
 use crate::image::store::{Store, Window};
 use crate::threads::{RegisterSet, Registers, SignalInfo, Thread};
 
-const NT_PRSTATUS: u32 = 1;
-const NT_FPREGSET: u32 = 2;
-const NT_PRPSINFO: u32 = 3;
-const NT_AUXV: u32 = 6;
-/// `FILE` in ASCII.
-const NT_FILE: u32 = 0x4649_4c45;
-/// `SIGI` in ASCII.
-const NT_SIGINFO: u32 = 0x5349_4749;
 /// The layout of NT_X86_XSTATE (Linux 6.12): about the machine, not about a thread.
 const NT_X86_XSAVE_LAYOUT: u32 = 0x205;
 
@@ -132,7 +125,7 @@ impl Notes {
             (b"CORE", NT_SIGINFO) => self.add_signal(descriptor, header.encoding),
             (b"CORE", NT_AUXV) if self.auxv.is_empty() => self.auxv = auxv(descriptor, header.encoding),
             (b"CORE", NT_FILE) if self.files.is_empty() => self.add_files(descriptor, header.encoding),
-            (b"CORE", NT_FPREGSET) => self.add_registers(kind, descriptor),
+            (b"CORE", NT_PRFPREG) => self.add_registers(kind, descriptor),
             (b"LINUX", NT_X86_XSAVE_LAYOUT) => {}
             (b"LINUX", _) => self.add_registers(kind, descriptor),
             (note::OWNER, note::TYPE_ORIGIN) if self.origin.is_none() => {

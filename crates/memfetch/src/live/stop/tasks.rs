@@ -9,6 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::{fs, io};
 
+use super::super::stat;
+use super::super::threads::blocked_call;
 use crate::threads::{Accounting, BlockedCall, Pid, Tid};
 
 /// A thread and the process that it belongs to.
@@ -41,7 +43,8 @@ impl Task {
 
     /// Its signals and times.
     pub fn accounting(self) -> Accounting {
-        let mut accounting = self.read("stat").ok().and_then(|stat| times(&stat)).unwrap_or_default();
+        let stat = self.read("stat").ok().and_then(|text| stat::parse(text.as_bytes()));
+        let mut accounting = stat.map_or_else(Accounting::default, |stat| stat.times());
         if let Ok(status) = self.status() {
             accounting.pending = status.mask("SigPnd");
             accounting.blocked = status.mask("SigBlk");
@@ -62,7 +65,7 @@ impl Task {
 
     /// The call that it is blocked in; none while it runs.
     pub fn blocked_call(self) -> Option<BlockedCall> {
-        blocked_call(&self.read("syscall").ok()?)
+        blocked_call(self.read("syscall").ok()?.as_bytes())
     }
 
     /// Whether it is in exec, and may have the lock of its process that PTRACE_SEIZE needs; none where it runs
@@ -72,7 +75,7 @@ impl Task {
         const EXEC: [i64; 6] = [59, 322, 11, 358, 0x4000_0208, 0x4000_0221];
         match self.read("syscall") {
             Ok(text) if text.starts_with("running") => None,
-            Ok(text) => Some(blocked_call(&text).is_some_and(|call| EXEC.contains(&call.number))),
+            Ok(text) => Some(blocked_call(text.as_bytes()).is_some_and(|call| EXEC.contains(&call.number))),
             Err(_) => Some(false),
         }
     }
@@ -204,57 +207,9 @@ impl StatusFile {
     }
 }
 
-fn times(stat: &str) -> Option<Accounting> {
-    // The name may hold blanks and brackets: what counts is behind the last one. Field 3 comes first there.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut next = || fields.next()?.parse().ok();
-    Some(Accounting {
-        user_ticks: next()?,
-        system_ticks: next()?,
-        children_user_ticks: next()?,
-        children_system_ticks: next()?,
-        ..Accounting::default()
-    })
-}
-
-fn blocked_call(text: &str) -> Option<BlockedCall> {
-    let mut fields = text.split_whitespace();
-    let number: i64 = fields.next()?.parse().ok()?;
-    let hex = |field: &str| u64::from_str_radix(field.strip_prefix("0x").unwrap_or(field), 16).ok();
-    let values: Vec<u64> = fields.map_while(hex).collect();
-    match *values.as_slice() {
-        [a, b, c, d, e, f, stack_pointer, program_counter] => {
-            Some(BlockedCall { number, arguments: [a, b, c, d, e, f], stack_pointer, program_counter })
-        }
-        [stack_pointer, program_counter] => {
-            Some(BlockedCall { number, arguments: [0; 6], stack_pointer, program_counter })
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_syscall_file_has_three_shapes() {
-        let call = blocked_call("232 0x3 0x7ffe 0x1 0xffffffffffffffff 0x0 0x8 0x7fff00 0x401000\n").unwrap();
-        assert_eq!((call.number, call.arguments[3]), (232, u64::MAX));
-        assert_eq!((call.stack_pointer, call.program_counter), (0x7f_ff00, 0x40_1000));
-        let fault = blocked_call("-1 0x7fff00 0x401000\n").unwrap();
-        assert_eq!((fault.number, fault.program_counter), (-1, 0x40_1000));
-        assert_eq!(blocked_call("running\n"), None);
-        assert_eq!(blocked_call(""), None);
-    }
-
-    #[test]
-    fn times_are_found_behind_any_name() {
-        let stat = "7 (a ) R (b) S 1 7 7 0 -1 4194560 1 2 3 4 11 22 33 44 20 0 1 0 5 6 7 8";
-        let times = times(stat).unwrap();
-        assert_eq!((times.user_ticks, times.system_ticks), (11, 22));
-        assert_eq!((times.children_user_ticks, times.children_system_ticks), (33, 44));
-    }
 
     #[test]
     fn what_nobody_catches_is_ignored_only_where_that_is_its_default() {

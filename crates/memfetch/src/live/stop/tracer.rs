@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use std::thread::{Builder, sleep, yield_now};
 use std::time::{Duration, Instant};
 
-use memfetch_sys::ptrace;
+use memfetch_sys::process::share_memory;
 
 use super::states::Running;
 use super::tasks::{self, Task};
@@ -356,7 +356,7 @@ impl Tracer {
             }
             self.step()?;
             // An error is no match: EPERM says that the process may not be stopped either.
-            if ptrace::same_address_space(witness, process).unwrap_or(false) {
+            if share_memory(witness, process).unwrap_or(false) {
                 if u32::try_from(process) == Ok(own) {
                     return Err(StopError::Itself);
                 }
