@@ -68,14 +68,7 @@ pub fn has_ended(pidfd: BorrowedFd<'_>, wait: Duration) -> io::Result<bool> {
 /// `EFAULT` where the first byte cannot be read, `ESRCH`, `EPERM`, `ENOSYS`.
 pub fn process_vm_readv(pid: i32, local: &mut [u8], remote: &[(u64, u64)]) -> io::Result<usize> {
     let into = [libc::iovec { iov_base: local.as_mut_ptr().cast(), iov_len: local.len() }];
-    let from: Vec<libc::iovec> = remote
-        .iter()
-        .take(MAX_RANGES)
-        .map(|&(at, len)| libc::iovec {
-            iov_base: std::ptr::without_provenance_mut(usize::try_from(at).unwrap_or(usize::MAX)),
-            iov_len: usize::try_from(len).unwrap_or(usize::MAX),
-        })
-        .collect();
+    let from = foreign_ranges(remote);
     // SAFETY: the only local range is `local`, borrowed mutably for the call; the remote ranges are never
     // followed in this address space, the kernel checks them against the other one. If `pid` is this very
     // process they are read, and nothing else is written than `local`.
@@ -83,6 +76,15 @@ pub fn process_vm_readv(pid: i32, local: &mut [u8], remote: &[(u64, u64)]) -> io
         libc::process_vm_readv(pid, into.as_ptr(), 1, from.as_ptr(), from.len() as libc::c_ulong, 0)
     };
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
+}
+
+/// Ranges (address, length) of another address space, as the kernel takes them; at most [`MAX_RANGES`].
+fn foreign_ranges(ranges: &[(u64, u64)]) -> Vec<libc::iovec> {
+    let range = |&(at, len): &(u64, u64)| libc::iovec {
+        iov_base: std::ptr::without_provenance_mut(usize::try_from(at).unwrap_or(usize::MAX)),
+        iov_len: usize::try_from(len).unwrap_or(usize::MAX),
+    };
+    ranges.iter().take(MAX_RANGES).map(range).collect()
 }
 
 /// Advice to the kernel that loses no byte and changes no meaning, only where pages are kept.
@@ -101,14 +103,7 @@ pub enum Advice {
 ///
 /// `EPERM` without `CAP_SYS_NICE` and `PTRACE_MODE_READ`, `ESRCH`, `ENOSYS`, `EINVAL`.
 pub fn process_madvise(pidfd: BorrowedFd<'_>, ranges: &[(u64, u64)], advice: Advice) -> io::Result<usize> {
-    let ranges: Vec<libc::iovec> = ranges
-        .iter()
-        .take(MAX_RANGES)
-        .map(|&(at, len)| libc::iovec {
-            iov_base: std::ptr::without_provenance_mut(usize::try_from(at).unwrap_or(usize::MAX)),
-            iov_len: usize::try_from(len).unwrap_or(usize::MAX),
-        })
-        .collect();
+    let ranges = foreign_ranges(ranges);
     let advice = match advice {
         Advice::PageOut => libc::MADV_PAGEOUT,
         Advice::Collapse => libc::MADV_COLLAPSE,

@@ -101,6 +101,8 @@ pub(crate) fn run<S: PageSource>(
     mut step: impl FnMut(Step<'_>) -> Result<(), Error>,
 ) -> Result<Totals, Failure> {
     let queue = Arc::new(Queue::default());
+    // Whatever way this function is left, also where only some of the workers could be started, they stop at the next page.
+    let _cancel = Cancel { copier, queue: &queue };
     let (events, inbox) = channel();
     let mut beats = Vec::new();
     for _ in 0..rules.workers {
@@ -120,8 +122,6 @@ pub(crate) fn run<S: PageSource>(
     }
     drop(events);
 
-    // Whatever way this function is left, the workers stop at the next page.
-    let _cancel = Cancel { copier, queue: &queue };
     let mut loop_state = Loop {
         queue: &queue,
         idle: Vec::new(),
