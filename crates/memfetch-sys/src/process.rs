@@ -87,36 +87,23 @@ fn foreign_ranges(ranges: &[(u64, u64)]) -> Vec<libc::iovec> {
     ranges.iter().take(MAX_RANGES).map(range).collect()
 }
 
-/// Advice to the kernel that loses no byte and changes no meaning, only where pages are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advice {
-    /// Reclaim the pages: `MADV_PAGEOUT`.
-    PageOut,
-    /// Put small pages together to huge ones: `MADV_COLLAPSE`.
-    Collapse,
-}
-
-/// Gives advice about ranges (address, length) of another process, and returns how many bytes took it.
-/// process_madvise(2)
+/// Has pages of another process reclaimed (`MADV_PAGEOUT`), by ranges (address, length), and returns how many bytes
+/// took the advice. process_madvise(2)
 ///
 /// # Errors
 ///
 /// `EPERM` without `CAP_SYS_NICE` and `PTRACE_MODE_READ`, `ESRCH`, `ENOSYS`, `EINVAL`.
-pub fn process_madvise(pidfd: BorrowedFd<'_>, ranges: &[(u64, u64)], advice: Advice) -> io::Result<usize> {
+pub fn page_out(pidfd: BorrowedFd<'_>, ranges: &[(u64, u64)]) -> io::Result<usize> {
     let ranges = foreign_ranges(ranges);
-    let advice = match advice {
-        Advice::PageOut => libc::MADV_PAGEOUT,
-        Advice::Collapse => libc::MADV_COLLAPSE,
-    };
-    // SAFETY: the vector lives through the call, and the addresses in it are not followed here. Both kinds of
-    // advice keep every byte, so that even this process' own memory means the same afterwards.
+    // SAFETY: the vector lives through the call, and the addresses in it are not followed here. The
+    // advice keeps every byte, so that even this process' own memory means the same afterwards.
     let done = unsafe {
         libc::syscall(
             libc::SYS_process_madvise,
             pidfd.as_raw_fd(),
             ranges.as_ptr(),
             ranges.len(),
-            advice,
+            libc::MADV_PAGEOUT,
             0_u32,
         )
     };

@@ -19,7 +19,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use memfetch_sys::pagemap::{self, word};
-use memfetch_sys::process::{self, Advice};
+use memfetch_sys::process;
 
 use super::files::has_swap;
 use super::identity::libc_errno;
@@ -406,7 +406,7 @@ impl Target {
             return;
         }
         let range = (start.get(), len);
-        let done = process::process_madvise(self.identity.pidfd(), &[range], Advice::PageOut);
+        let done = process::page_out(self.identity.pidfd(), &[range]);
         // The kernel counts what it looked at, be it that it left a page where it was.
         let mut words = vec![0_u64; usize::try_from(len / PAGE).unwrap_or_default()];
         let left = match pagemap::read_words(self.pagemap(), start.get() / PAGE, &mut words) {
