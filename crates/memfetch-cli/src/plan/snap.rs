@@ -1,19 +1,17 @@
-//! Plans: the arguments with everything resolved that can be known before the work begins.
+//! [`Snap`]: what `memfetch snap` will do.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use memfetch::{Selection, Touch, image::record::Contents};
 
-use crate::args::{
-    self, ContentsWord, Format, MapsArgs, ModeWord, SelectionArgs, SnapArgs, TouchWord, VerifyArgs,
-};
+use super::{Telling, selection, touch};
+use crate::args::{self, ContentsWord, Format, ModeWord, SnapArgs};
 use crate::failure::Failure;
 use crate::hints::is_slip;
 use crate::template::Template;
-use crate::text::Paint;
 
 /// What `memfetch snap` will do.
 #[derive(Debug)]
@@ -49,17 +47,6 @@ pub enum Output {
     Files(Template),
 }
 
-/// What is told about a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Telling {
-    /// A paragraph on standard error, and progress meanwhile.
-    Summary,
-    /// A JSON object.
-    Json,
-    /// Nothing.
-    Nothing,
-}
-
 impl Snap {
     /// Resolves the arguments.
     pub fn new(args: SnapArgs) -> Result<Self, Failure> {
@@ -91,29 +78,17 @@ impl Snap {
                 ContentsWord::Full => Contents::Full,
                 ContentsWord::Minimal => Contents::Minimal,
             },
-            touch: match args.touch {
-                TouchWord::Resident => Touch::Resident,
-                TouchWord::Stored => Touch::Stored,
-                TouchWord::All => Touch::All,
-            },
+            touch: touch(args.touch),
             selection: selection(args.selection),
             max_apparent_size: args.max_apparent_size,
             time_limit: args.time_limit,
-            telling: match (args.json, args.quiet) {
-                (true, _) => Telling::Json,
-                (false, true) => Telling::Nothing,
-                (false, false) => Telling::Summary,
-            },
+            telling: Telling::of(args.json, args.quiet),
         })
     }
 }
 
 fn is_number(word: &OsStr) -> bool {
     word.to_str().is_some_and(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-fn selection(args: SelectionArgs) -> Selection {
-    Selection { only: args.only, skip: args.skip }
 }
 
 /// Where `-o` says that the cores go.
@@ -151,73 +126,6 @@ fn output(given: Option<&Path>, several: bool, stdout_is_terminal: bool) -> Resu
         ));
     }
     Ok(Output::Files(template))
-}
-
-/// What `memfetch maps` will do.
-#[derive(Debug)]
-pub struct Maps {
-    /// The process or the image.
-    pub source: OsString,
-    /// Which mappings are wanted.
-    pub selection: Selection,
-    /// How they are shown.
-    pub layout: Layout,
-}
-
-/// How mappings are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// A JSON array.
-    Json,
-    /// A table.
-    Table {
-        /// The columns of the terminal; without one nothing is cut.
-        width: Option<usize>,
-        /// Its colours.
-        paint: Paint,
-    },
-}
-
-impl Maps {
-    /// Resolves the arguments.
-    #[must_use]
-    pub fn new(args: MapsArgs) -> Self {
-        let layout = if args.json { Layout::Json } else { Layout::of_stdout() };
-        Self { source: args.source, selection: selection(args.selection), layout }
-    }
-}
-
-impl Layout {
-    fn of_stdout() -> Self {
-        let stdout = io::stdout();
-        let width = stdout.is_terminal().then(|| {
-            let size = rustix::termios::tcgetwinsize(&stdout).ok();
-            size.map_or(80, |size| usize::from(size.ws_col)).max(40)
-        });
-        Self::Table { width, paint: Paint::of(&stdout) }
-    }
-}
-
-/// What `memfetch verify` will do.
-#[derive(Debug)]
-pub struct Verify {
-    /// The images.
-    pub images: Vec<PathBuf>,
-    /// What is told.
-    pub telling: Telling,
-}
-
-impl Verify {
-    /// Resolves the arguments.
-    #[must_use]
-    pub fn new(args: VerifyArgs) -> Self {
-        let telling = match (args.json, args.quiet) {
-            (true, _) => Telling::Json,
-            (false, true) => Telling::Nothing,
-            (false, false) => Telling::Summary,
-        };
-        Self { images: args.images, telling }
-    }
 }
 
 #[cfg(test)]
