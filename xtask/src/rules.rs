@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LINES: usize = 650;
 
 /// The words that every module of the library may use.
-const MODEL: [&str; 7] = ["address", "error", "maps", "memory", "region", "selector", "threads"];
+const MODEL: [&str; 8] = ["address", "error", "maps", "memory", "region", "selector", "source", "threads"];
 
 /// What a module of the library may import besides the model and itself.
 const MAY_IMPORT: [(&str, &[&str]); 5] = [

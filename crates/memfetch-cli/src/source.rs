@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use memfetch::image::Shortfall;
-use memfetch::{Error, Image, Memory, Process};
+use memfetch::{Error, Image, Process};
 
 use crate::map_table::Witness;
 
@@ -14,15 +14,15 @@ pub enum Source {
     /// A running process.
     Process(Process),
     /// A file.
-    Image(Box<Image>),
+    Image(Image),
 }
 
 impl Source {
-    /// As memory, whatever it is.
-    pub fn memory(&self) -> &dyn Memory {
+    /// As the library's source, whatever it is.
+    pub fn memory(&self) -> &dyn memfetch::Source {
         match self {
             Self::Process(process) => process,
-            Self::Image(image) => image.as_ref(),
+            Self::Image(image) => image,
         }
     }
 
@@ -56,13 +56,13 @@ pub fn process(word: &OsStr) -> Result<Process, Error> {
 pub fn open(word: &OsStr) -> Result<Source, Error> {
     let path = Path::new(word);
     if word.as_bytes().contains(&b'/') {
-        return Ok(Source::Image(Box::new(Image::open(path)?)));
+        return Ok(Source::Image(Image::open(path)?));
     }
     if is_process_only(word) || !path.is_file() {
         return Ok(Source::Process(process(word)?));
     }
     match Image::open(path) {
-        Ok(image) => Ok(Source::Image(Box::new(image))),
+        Ok(image) => Ok(Source::Image(image)),
         // A file that only happens to be called like a process; where there is no such process it was meant.
         Err(about_file) => match process(word) {
             Err(Error::NoSuchProcess(_)) => Err(about_file),

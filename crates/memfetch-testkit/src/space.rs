@@ -1,10 +1,11 @@
 //! [`Space`]: an address space built from literals.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use memfetch::{
-    Address, Backing, Cause, Error, Memory, PageRuns, PageState, Permissions, Platform, ReadError, Region,
-    RegionMap, Span,
+    Address, Backing, Cause, Error, Memory, PageRuns, PageSource, PageState, Permissions, Platform,
+    ReadError, Region, RegionMap, Source, Span,
 };
 
 /// A memory that a test makes up: regions with page states, bytes where they are given, holes anywhere.
@@ -119,6 +120,22 @@ impl Space {
     fn part_at(&self, at: u64) -> Option<(&Part, u64)> {
         let (start, part) = self.parts.range(..=at).next_back()?;
         (at - start < part.len).then_some((part, at - start))
+    }
+}
+
+impl PageSource for Space {
+    fn fetch(&self, _: &Region, _: PageState, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        self.read_at(at, buf)
+    }
+
+    fn touch(&self, _: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        self.read_at(at, buf)
+    }
+}
+
+impl Source for Space {
+    fn handle(&self) -> Arc<dyn Source> {
+        Arc::new(self.clone())
     }
 }
 

@@ -34,6 +34,7 @@ pub mod memory;
 pub mod region;
 pub mod selector;
 pub mod sink;
+pub mod source;
 pub mod threads;
 
 pub use address::{Address, Span};
@@ -47,4 +48,5 @@ pub use memory::{
 };
 pub use region::{Backing, Permissions, Region, RegionMap};
 pub use selector::{Selection, Selector};
+pub use source::{PageSource, Source};
 pub use threads::{Pid, Thread, Threads, Tid};

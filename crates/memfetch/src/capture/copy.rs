@@ -1,8 +1,7 @@
 //! Copying one block: read its parts, note what could not be read, digest what goes into the file.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use memfetch_sys::buffer::Buffer;
 
@@ -11,24 +10,8 @@ use crate::address::{Address, Span};
 use crate::error::Error;
 use crate::image::trailer::BlockHasher;
 use crate::memory::{Cause, Gaps, PageRuns, PageState, ReadError, Touch};
-use crate::region::{Region, RegionMap};
-
-/// What a capture reads from: a live process, or a stand-in for one.
-pub(crate) trait PageSource: Send + Sync + 'static {
-    /// Reads a prefix of `buf` from `at` on, by the route that does the target the least harm for a page of this
-    /// state; on the calling thread, without a time limit.
-    fn fetch(
-        &self,
-        region: &Region,
-        state: PageState,
-        at: Address,
-        buf: &mut [u8],
-    ) -> Result<usize, ReadError>;
-
-    /// Reads a prefix of `buf` from `at` on through the mapping, though that enters pages into the target's page
-    /// table: for [`Touch::All`], and what cannot be had otherwise.
-    fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError>;
-}
+use crate::region::RegionMap;
+use crate::source::{Heartbeat, PageSource};
 
 /// What copying a block came to.
 #[derive(Debug, Default)]
@@ -54,37 +37,6 @@ pub(crate) struct Copier<S> {
     pub page_size: u64,
     /// Set when the capture is given up: workers stop at the next page.
     pub cancelled: AtomicBool,
-}
-
-/// When a worker began the read that it is in, so that somebody else can see that it is stuck.
-#[derive(Debug)]
-pub(crate) struct Heartbeat {
-    epoch: Instant,
-    /// Milliseconds after `epoch`, plus one; 0 while it is not reading.
-    since: AtomicU64,
-}
-
-impl Heartbeat {
-    pub(crate) fn new() -> Self {
-        Self { epoch: Instant::now(), since: AtomicU64::new(0) }
-    }
-
-    fn beat(&self) {
-        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.since.store(now + 1, Ordering::Relaxed);
-    }
-
-    fn rest(&self) {
-        self.since.store(0, Ordering::Relaxed);
-    }
-
-    /// For how long it has been in one and the same read.
-    pub(crate) fn stuck_for(&self) -> std::time::Duration {
-        match self.since.load(Ordering::Relaxed) {
-            0 => std::time::Duration::ZERO,
-            since => self.epoch.elapsed().saturating_sub(std::time::Duration::from_millis(since - 1)),
-        }
-    }
 }
 
 impl<S: PageSource> Copier<S> {

@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use memfetch_sys::buffer::Buffer;
 
 use super::blocks::Block;
-use super::copy::{Copied, Copier, Heartbeat, PageSource};
+use super::copy::{Copied, Copier};
 use crate::error::{Error, OutputError};
 use crate::image::trailer::BLOCK;
 use crate::memory::Gaps;
+use crate::source::{Heartbeat, PageSource};
 
 /// So many blocks may be in memory at once, however little is in them.
 const MANY: usize = 1024;

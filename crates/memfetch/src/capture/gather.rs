@@ -13,6 +13,7 @@ use crate::live::stop::{FreezeOptions, Frozen, StopReport, freeze};
 use crate::live::{Process, ProcessFacts};
 use crate::memory::{Memory, PageRuns, Platform, WordSize};
 use crate::region::RegionMap;
+use crate::source::Source;
 use crate::threads::{Registers, Thread, Threads};
 
 /// Everything about a process but its bytes. While this lives, the process is held as the mode says.

@@ -8,14 +8,13 @@ use std::sync::atomic::AtomicBool;
 use memfetch_sys::buffer::Buffer;
 
 use super::blocks::{Block, Blocks};
-use super::copy::{Copied, Copier, PageSource, as_copied, extents};
+use super::copy::{Copied, Copier, as_copied, extents};
 use super::crew::{self, Failure, Rules, Step, Totals, at_path};
 use super::gather::{Gathered, nanoseconds, now_ns};
 use super::guardian::Guardian;
 use super::known::Known;
 use super::plan::{Filter, Plan, Wishes};
 use super::{Progress, Snapshot, Written, link_map, remarks};
-use crate::address::Address;
 use crate::error::{Error, OutputError};
 use crate::image::encode::{Layout, notes};
 use crate::image::note;
@@ -23,10 +22,11 @@ use crate::image::record::{Contents, Origin, Outcome};
 use crate::image::trailer::{BLOCK, Extent, Trailer};
 use crate::live::Process;
 use crate::maps;
-use crate::memory::{Memory, PageState, ReadError};
+use crate::memory::Memory;
 use crate::region::Region;
 use crate::sink::file::{ALIGNMENT, size_limit};
 use crate::sink::{OutputFile, OutputStream};
+use crate::source::Source;
 use crate::threads::Registers;
 
 /// What an output without a name is called in errors.
@@ -40,22 +40,6 @@ const WORKERS: usize = 4;
 const BUFFERS: usize = 32;
 /// The same for a process with so many mappings that what describes them fills the memory.
 const FEW_BUFFERS: usize = 8;
-
-impl PageSource for Process {
-    fn fetch(
-        &self,
-        region: &Region,
-        state: PageState,
-        at: Address,
-        buf: &mut [u8],
-    ) -> Result<usize, ReadError> {
-        Self::fetch(self, region, state, at, buf)
-    }
-
-    fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
-        Self::touch(self, region, at, buf)
-    }
-}
 
 /// A planned image: nothing of it is written.
 struct Prepared {

@@ -17,6 +17,7 @@ pub mod trailer;
 pub mod verify;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -30,8 +31,9 @@ use self::trailer::Trailer;
 use crate::address::{Address, Span};
 use crate::error::{Error, FormatError};
 use crate::maps;
-use crate::memory::{Cause, Memory, PageRuns, Platform, ReadError};
-use crate::region::RegionMap;
+use crate::memory::{Cause, Memory, PageRuns, PageState, Platform, ReadError};
+use crate::region::{Region, RegionMap};
+use crate::source::{PageSource, Source};
 use crate::threads::{SignalInfo, Thread, Threads};
 
 /// The memory of a process as a file has it: an ELF core of ours, of gdb's, of the kernel's.
@@ -49,8 +51,14 @@ use crate::threads::{SignalInfo, Thread, Threads};
 /// }
 /// # Ok::<(), memfetch::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Image {
+    parts: Arc<Parts>,
+}
+
+/// What an image is made of; handles of it share this.
+#[derive(Debug)]
+struct Parts {
     store: Store,
     platform: Platform,
     /// In the order of their addresses, none over another.
@@ -165,7 +173,7 @@ impl Image {
                 thread.name.clone_from(&process.name);
             }
         }
-        Ok(Self {
+        let parts = Parts {
             store,
             platform,
             segments,
@@ -179,47 +187,48 @@ impl Image {
             outcome,
             completeness,
             file_end,
-        })
+        };
+        Ok(Self { parts: Arc::new(parts) })
     }
 
     /// What is known of the process as a whole (NT_PRPSINFO).
     #[must_use]
-    pub const fn process(&self) -> Option<&ProcessFacts> {
-        self.process.as_ref()
+    pub fn process(&self) -> Option<&ProcessFacts> {
+        self.parts.process.as_ref()
     }
 
     /// The auxiliary vector, keys (`AT_*`) and values, without its last entry; empty where the image has
     /// none.
     #[must_use]
     pub fn auxv(&self) -> &[(u64, u64)] {
-        &self.auxv
+        &self.parts.auxv
     }
 
     /// Where the image came from, if it is of ours.
     #[must_use]
-    pub const fn origin(&self) -> Option<&Origin> {
-        self.origin.as_ref()
+    pub fn origin(&self) -> Option<&Origin> {
+        self.parts.origin.as_ref()
     }
 
     /// How the capture went, if the image is of ours and complete.
     #[must_use]
-    pub const fn outcome(&self) -> Option<&Outcome> {
-        self.outcome.as_ref()
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.parts.outcome.as_ref()
     }
 
     /// Whether the image is all that was written.
     #[must_use]
-    pub const fn completeness(&self) -> &Completeness {
-        &self.completeness
+    pub fn completeness(&self) -> &Completeness {
+        &self.parts.completeness
     }
 
     /// What the image lacks, whoever wrote it: a foreign one is known to be cut short where a program header promises
     /// bytes behind the end of the file.
     #[must_use]
     pub fn shortfall(&self) -> Option<Shortfall> {
-        match &self.completeness {
+        match &self.parts.completeness {
             Completeness::Incomplete(why) => Some(why.clone()),
-            Completeness::Foreign if self.file_end > self.store.len() => Some(Shortfall::Data),
+            Completeness::Foreign if self.parts.file_end > self.parts.store.len() => Some(Shortfall::Data),
             Completeness::Foreign | Completeness::Complete => None,
         }
     }
@@ -227,26 +236,24 @@ impl Image {
     /// The states that the pages had in the process when they were copied, which [`Image::pages`] does not tell: there
     /// what is saved is [`PageState::Resident`]. Empty where that is not known: the image is not of ours, or not
     /// complete.
-    ///
-    /// [`PageState::Resident`]: crate::memory::PageState::Resident
     #[must_use]
-    pub const fn recorded_pages(&self) -> &PageRuns {
-        &self.recorded_pages
+    pub fn recorded_pages(&self) -> &PageRuns {
+        &self.parts.recorded_pages
     }
 }
 
 impl Memory for Image {
     fn platform(&self) -> &Platform {
-        &self.platform
+        &self.parts.platform
     }
 
     fn regions(&self) -> Result<RegionMap, Error> {
-        Ok(self.regions.clone())
+        Ok(self.parts.regions.clone())
     }
 
     fn pages(&self, span: Span) -> Result<PageRuns, Error> {
         let mut runs = PageRuns::new();
-        runs.extend(self.pages.within(span));
+        runs.extend(self.parts.pages.within(span));
         Ok(runs)
     }
 
@@ -267,7 +274,7 @@ impl Memory for Image {
 impl Image {
     /// Reads from one run of pages and one segment.
     fn read_run(&self, at: Address, buf: &mut [u8]) -> Result<usize, Cause> {
-        let run = self.pages.at(at).ok_or(Cause::NotMapped)?;
+        let run = self.parts.pages.at(at).ok_or(Cause::NotMapped)?;
         if let Some(cause) = run.state.refusal() {
             return Err(cause);
         }
@@ -278,10 +285,10 @@ impl Image {
             part.fill(0);
             return Ok(wanted);
         }
-        let segment = elf::at(&self.segments, at).ok_or(Cause::NotSaved)?;
+        let segment = elf::at(&self.parts.segments, at).ok_or(Cause::NotSaved)?;
         let offset = segment.offset_of(at).ok_or(Cause::Truncated)?;
         let part = buf.get_mut(..wanted.min(up_to(segment.span.end()))).ok_or(Cause::NotSaved)?;
-        match self.store.read_at(offset, part) {
+        match self.parts.store.read_at(offset, part) {
             // The file was cut short after it was opened.
             Ok(0) => Err(Cause::Truncated),
             Ok(read) => Ok(read),
@@ -292,9 +299,25 @@ impl Image {
     }
 }
 
+impl PageSource for Image {
+    fn fetch(&self, _: &Region, _: PageState, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        self.read_at(at, buf)
+    }
+
+    fn touch(&self, _: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        self.read_at(at, buf)
+    }
+}
+
+impl Source for Image {
+    fn handle(&self) -> Arc<dyn Source> {
+        Arc::new(self.clone())
+    }
+}
+
 impl Threads for Image {
     fn threads(&self) -> Result<Vec<Thread>, Error> {
-        Ok(self.threads.clone())
+        Ok(self.parts.threads.clone())
     }
 }
 

@@ -99,42 +99,46 @@ fn verdict(store: Store, progress: &mut dyn FnMut(u64, u64)) -> Result<Verdict, 
         let bytes = store.len();
         let image = Image::from_store(store);
         return Ok(match image {
-            Ok(image) if found.is_empty() && image.completeness == Completeness::Complete => {
+            Ok(image) if found.is_empty() && *image.completeness() == Completeness::Complete => {
                 Verdict::Whole { bytes }
             }
             Ok(image) if found.is_empty() => {
-                let why = match image.completeness {
-                    Completeness::Incomplete(why) => why,
+                let why = match image.completeness() {
+                    Completeness::Incomplete(why) => why.clone(),
                     _ => Shortfall::NoteDamaged("it has a trailer, and no note that tells of it".to_owned()),
                 };
                 Verdict::Incomplete { why, present_bytes: bytes, expected_bytes: bytes }
             }
             Err(error) if found.is_empty() => return Err(error),
             image => {
-                locate(&mut found, image.as_ref().map_or(&[], |image| image.segments.as_slice()));
+                locate(&mut found, image.as_ref().map_or(&[], |image| image.parts.segments.as_slice()));
                 Verdict::Altered { ranges: found }
             }
         });
     }
     let image = Image::from_store(store)?;
-    let present_bytes = image.store.len();
-    let Some(offset) = image.origin.as_ref().map(|origin| origin.trailer_offset) else {
-        return Ok(match image.completeness {
-            Completeness::Incomplete(why) => {
-                Verdict::Incomplete { why, present_bytes, expected_bytes: image.file_end.max(present_bytes) }
-            }
-            _ if image.file_end > present_bytes => {
-                Verdict::Incomplete { why: Shortfall::Data, present_bytes, expected_bytes: image.file_end }
-            }
+    let present_bytes = image.parts.store.len();
+    let Some(offset) = image.origin().map(|origin| origin.trailer_offset) else {
+        return Ok(match image.completeness() {
+            Completeness::Incomplete(why) => Verdict::Incomplete {
+                why: why.clone(),
+                present_bytes,
+                expected_bytes: image.parts.file_end.max(present_bytes),
+            },
+            _ if image.parts.file_end > present_bytes => Verdict::Incomplete {
+                why: Shortfall::Data,
+                present_bytes,
+                expected_bytes: image.parts.file_end,
+            },
             _ => Verdict::Unverifiable { bytes: present_bytes },
         });
     };
-    match Trailer::read_at(&image.store, offset) {
+    match Trailer::read_at(&image.parts.store, offset) {
         // Whole, and something stands behind it.
         Ok(trailer) => {
-            let mut found = compare(&image.store, &trailer, offset, progress)?;
-            locate(&mut found, &image.segments);
-            let end = promised_end(&image.store, offset).unwrap_or(present_bytes);
+            let mut found = compare(&image.parts.store, &trailer, offset, progress)?;
+            locate(&mut found, &image.parts.segments);
+            let end = promised_end(&image.parts.store, offset).unwrap_or(present_bytes);
             push(&mut found, end, present_bytes, Part::Behind);
             Ok(Verdict::Altered { ranges: found })
         }
@@ -145,10 +149,10 @@ fn verdict(store: Store, progress: &mut dyn FnMut(u64, u64)) -> Result<Verdict, 
 
 /// What to say where the note is right and the trailer is not.
 fn without_trailer(image: &Image, offset: u64, error: FormatError) -> Verdict {
-    let present_bytes = image.store.len();
-    let promised_end = promised_end(&image.store, offset);
+    let present_bytes = image.parts.store.len();
+    let promised_end = promised_end(&image.parts.store, offset);
     let all_there = promised_end == Some(present_bytes)
-        || matches!(Trailer::offset_by_end(&image.store), Ok(Some(found)) if found == offset);
+        || matches!(Trailer::offset_by_end(&image.parts.store), Ok(Some(found)) if found == offset);
     if all_there {
         let mut ranges = Vec::new();
         push(&mut ranges, offset, present_bytes, Part::Trailer);

@@ -14,6 +14,7 @@ use crate::address::{Address, Span};
 use crate::error::{Candidate, Error};
 use crate::memory::{PageRuns, PageState, ReadError};
 use crate::region::{Region, RegionMap};
+use crate::source::{PageSource, Source};
 use crate::threads::{Pid, Tid};
 
 /// How long a call waits for the kernel unless told otherwise.
@@ -207,11 +208,9 @@ impl Process {
     }
 }
 
-/// What a capture needs: the same calls on the calling thread, with no limit but the caller's own.
-impl Process {
-    /// Reads bytes of a region whose page state is known, by the way that harms the target least: see
-    /// [`super::reader`]. On the calling thread, without a time limit.
-    pub(crate) fn fetch(
+/// The calls of a thread that somebody watches.
+impl PageSource for Process {
+    fn fetch(
         &self,
         region: &Region,
         state: PageState,
@@ -221,13 +220,40 @@ impl Process {
         self.target.fetch(region, state, at, buf)
     }
 
-    /// Reads bytes of a region through its mapping, entering pages into its page table: see [`super::reader`]. On
-    /// the calling thread, without a time limit.
-    pub(crate) fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+    fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
         self.target.touch(region, at, buf)
     }
+}
 
-    /// As [`Process::fetch`], for a few bytes, within the time limit.
+impl Source for Process {
+    fn handle(&self) -> Arc<dyn Source> {
+        Arc::new(self.clone())
+    }
+
+    /// Within the time limit.
+    fn regions_and_pages(&self) -> Result<(RegionMap, PageRuns), Error> {
+        self.run("list its mappings", |target| {
+            let map = target.regions()?;
+            let pages = target.page_states(&map, Span::ALL)?;
+            Ok((map, pages))
+        })?
+    }
+
+    fn time_limit(&self) -> Option<Duration> {
+        self.limit
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.target.check()
+    }
+
+    fn left_in_ram(&self) -> u64 {
+        self.target.left_in_ram.load(Ordering::Relaxed)
+    }
+}
+
+impl Process {
+    /// As [`PageSource::fetch`], for a few bytes, within the time limit.
     pub(crate) fn peek(
         &self,
         region: &Region,
@@ -242,20 +268,6 @@ impl Process {
             bytes.truncate(read);
             Ok(bytes)
         })?
-    }
-
-    /// The mappings and the states of all their pages, from one reading of the map. Within the time limit.
-    pub(crate) fn regions_and_pages(&self) -> Result<(RegionMap, PageRuns), Error> {
-        self.run("list its mappings", |target| {
-            let map = target.regions()?;
-            let pages = target.page_states(&map, Span::ALL)?;
-            Ok((map, pages))
-        })?
-    }
-
-    /// How many bytes all reads until now brought in from swap and could not send back.
-    pub(crate) fn left_in_ram(&self) -> u64 {
-        self.target.left_in_ram.load(Ordering::Relaxed)
     }
 }
 
