@@ -32,6 +32,8 @@ struct Part {
     len: u64,
     state: PageState,
     bytes: Vec<u8>,
+    /// Why a read fails, whatever the state promises.
+    fault: Option<Cause>,
 }
 
 impl Default for Space {
@@ -88,6 +90,15 @@ impl Space {
         )
     }
 
+    /// Adds a region whose pages are said to be in RAM, and which is gone when it is read.
+    #[must_use]
+    pub fn vanished(mut self, start: u64, len: u64) -> Self {
+        self = self.region(start, len, "rw-p", Backing::Anonymous { label: None });
+        let fault = Some(Cause::Vanished);
+        self.parts.insert(start, Part { len, state: PageState::Resident, bytes: Vec::new(), fault });
+        self
+    }
+
     /// Adds a region and says nothing of its pages: [`Space::part`] does. What it leaves out is a hole in the
     /// region: mapped, and not readable.
     ///
@@ -112,7 +123,7 @@ impl Space {
     #[must_use]
     pub fn part(mut self, start: u64, len: u64, state: PageState, bytes: &[u8]) -> Self {
         assert!(bytes.is_empty() || bytes.len() as u64 == len, "as many bytes as the part is long");
-        self.parts.insert(start, Part { len, state, bytes: bytes.to_vec() });
+        self.parts.insert(start, Part { len, state, bytes: bytes.to_vec(), fault: state.refusal() });
         self
     }
 
@@ -167,7 +178,7 @@ impl Memory for Space {
             let found = self.part_at(here.get());
             let cause = match found {
                 None => Some(Cause::NotMapped),
-                Some((part, _)) => part.state.refusal(),
+                Some((part, _)) => part.fault,
             };
             if let Some(cause) = cause {
                 return if done == 0 { Err(ReadError::fault(here, cause)) } else { Ok(done) };

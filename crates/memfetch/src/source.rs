@@ -5,12 +5,12 @@
 //! somebody else watch that the read comes back: a page of a hung process may never.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::address::{Address, Span};
 use crate::error::Error;
-use crate::memory::{Memory, PageRuns, PageState, ReadError};
+use crate::memory::{Cause, Memory, PageRuns, PageState, ReadError, Touch};
 use crate::region::{Region, RegionMap};
 
 /// How pages are read whose state is known: on the calling thread, for as long as the kernel takes.
@@ -102,5 +102,105 @@ impl Heartbeat {
             0 => Duration::ZERO,
             since => self.epoch.elapsed().saturating_sub(Duration::from_millis(since - 1)),
         }
+    }
+}
+
+/// Whether pages of this state, which cannot be read from what is behind the mapping, are read through it instead.
+pub(crate) fn is_touched(state: PageState, touch: Touch) -> bool {
+    state == PageState::Unreadable(Cause::SharedUnknown) && touch == Touch::All
+}
+
+/// How a thread reads runs of pages: what it reads from, and who watches it.
+pub(crate) struct RunReader<'a, S: ?Sized> {
+    pub source: &'a S,
+    pub map: &'a RegionMap,
+    pub touch: Touch,
+    pub page_size: u64,
+    /// Set when the work is given up: no further page is read then.
+    pub cancelled: &'a AtomicBool,
+    pub beat: &'a Heartbeat,
+}
+
+/// How much a [`RunReader`] read, and where from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Amounts {
+    /// Through the mappings.
+    pub mapped_bytes: u64,
+    /// From the files and memory objects behind them.
+    pub behind_bytes: u64,
+}
+
+impl<S: PageSource + ?Sized> RunReader<'_, S> {
+    /// Reads all of a run of one state. A page that cannot be had becomes filler, and `missing` is told of it: those
+    /// behind it may well be there.
+    pub(crate) fn read(
+        &self,
+        at: Address,
+        state: PageState,
+        bytes: &mut [u8],
+        missing: &mut impl FnMut(Span, Cause),
+    ) -> Result<Amounts, Error> {
+        let mut amounts = Amounts::default();
+        // Once one page of a run cannot be had but by touching it, the others are alike.
+        let mut touched = is_touched(state, self.touch);
+        let mut region: Option<&Region> = None;
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            if self.cancelled.load(Ordering::Relaxed) {
+                break;
+            }
+            let here = at.saturating_add(done as u64);
+            region = region.filter(|region| region.span.contains(here)).or_else(|| self.map.at(here));
+            let Some(region) = region else {
+                fill(here, rest, Cause::NotMapped, missing);
+                break;
+            };
+            self.beat.beat();
+            let read = if touched {
+                self.source.touch(region, here, rest)
+            } else {
+                self.source.fetch(region, state, here, rest)
+            };
+            match read {
+                Ok(0) => {
+                    fill(here, rest, Cause::Vanished, missing);
+                    break;
+                }
+                Ok(n) => {
+                    match state {
+                        PageState::FileClean | PageState::Backed if !touched => {
+                            amounts.behind_bytes += n as u64;
+                        }
+                        _ => amounts.mapped_bytes += n as u64,
+                    }
+                    done += n;
+                }
+                // The file is gone, or was never to be had.
+                Err(ReadError::Fault(fault))
+                    if fault.cause == Cause::FileUnavailable && self.touch == Touch::All && !touched =>
+                {
+                    touched = true;
+                }
+                Err(ReadError::Fault(fault)) => {
+                    let page_end = here.saturating_add(1).align_up(self.page_size);
+                    let len = page_end.offset_from(here).unwrap_or(1).min(rest.len() as u64) as usize;
+                    if let Some(page) = rest.get_mut(..len) {
+                        fill(here, page, fault.cause, missing);
+                    }
+                    done += len;
+                }
+                Err(ReadError::Source(error)) => return Err(error),
+            }
+        }
+        self.beat.rest();
+        Ok(amounts)
+    }
+}
+
+/// Filler in the place of what could not be read.
+fn fill(at: Address, bytes: &mut [u8], cause: Cause, missing: &mut impl FnMut(Span, Cause)) {
+    bytes.fill(0);
+    if let Some(span) = Span::from_len(at, bytes.len() as u64) {
+        missing(span, cause);
     }
 }

@@ -1,17 +1,16 @@
 //! Copying one block: read its parts, note what could not be read, digest what goes into the file.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use memfetch_sys::buffer::Buffer;
 
 use super::blocks::{Block, Part, Source};
-use crate::address::{Address, Span};
 use crate::error::Error;
 use crate::image::trailer::BlockHasher;
-use crate::memory::{Cause, Gaps, PageRuns, PageState, ReadError, Touch};
+use crate::memory::{Gaps, PageRuns, PageState, Touch};
 use crate::region::RegionMap;
-use crate::source::{Heartbeat, PageSource};
+use crate::source::{Heartbeat, PageSource, RunReader, is_touched};
 
 /// What copying a block came to.
 #[derive(Debug, Default)]
@@ -54,7 +53,20 @@ impl<S: PageSource> Copier<S> {
                         bytes.copy_from_slice(headers);
                     }
                 }
-                Source::Memory { at, state } => self.read_run(at, state, bytes, beat, &mut copied)?,
+                Source::Memory { at, state } => {
+                    let reader = RunReader {
+                        source: &self.source,
+                        map: &self.map,
+                        touch: self.touch,
+                        page_size: self.page_size,
+                        cancelled: &self.cancelled,
+                        beat,
+                    };
+                    let read =
+                        reader.read(at, state, bytes, &mut |span, cause| copied.gaps.push(span, cause))?;
+                    copied.read_bytes += read.mapped_bytes;
+                    copied.file_bytes += read.behind_bytes;
+                }
             }
         }
         beat.rest();
@@ -72,74 +84,6 @@ impl<S: PageSource> Copier<S> {
         }
         hasher.finish()
     }
-
-    fn read_run(
-        &self,
-        at: Address,
-        state: PageState,
-        bytes: &mut [u8],
-        beat: &Heartbeat,
-        copied: &mut Copied,
-    ) -> Result<(), Error> {
-        let Some(region) = self.map.at(at) else {
-            fill(at, bytes, Cause::NotMapped, copied);
-            return Ok(());
-        };
-        // Once one page of a run cannot be had but by touching it, the others are alike.
-        let mut touched = is_touched(state, self.touch);
-        let mut done = 0;
-        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            if self.cancelled.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            let here = at.saturating_add(done as u64);
-            beat.beat();
-            let read = if touched {
-                self.source.touch(region, here, rest)
-            } else {
-                self.source.fetch(region, state, here, rest)
-            };
-            let result = match read {
-                // The file is gone, or was never to be had.
-                Err(ReadError::Fault(fault))
-                    if fault.cause == Cause::FileUnavailable && self.touch == Touch::All && !touched =>
-                {
-                    touched = true;
-                    continue;
-                }
-                result => result,
-            };
-            match result {
-                Ok(0) => {
-                    fill(here, rest, Cause::Vanished, copied);
-                    return Ok(());
-                }
-                Ok(n) => {
-                    match state {
-                        PageState::FileClean | PageState::Backed if !touched => copied.file_bytes += n as u64,
-                        _ => copied.read_bytes += n as u64,
-                    }
-                    done += n;
-                }
-                Err(ReadError::Fault(fault)) => {
-                    // One page is missing, and those behind it may well be there.
-                    let page_end = here.saturating_add(1).align_up(self.page_size);
-                    let len = page_end.offset_from(here).unwrap_or(1).min(rest.len() as u64) as usize;
-                    if let Some(page) = rest.get_mut(..len) {
-                        fill(here, page, fault.cause, copied);
-                    }
-                    done += len;
-                }
-                Err(ReadError::Source(error)) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether pages of this state, which cannot be read from what is behind the mapping, are read through it instead.
-pub(crate) fn is_touched(state: PageState, touch: Touch) -> bool {
-    state == PageState::Unreadable(Cause::SharedUnknown) && touch == Touch::All
 }
 
 /// The page states that an image tells: what was touched has become resident, and what could not be read is a gap.
@@ -167,14 +111,6 @@ pub(crate) fn as_copied(pages: &PageRuns, gaps: &Gaps, touch: Touch) -> PageRuns
     told
 }
 
-/// Filler in the place of what could not be read, and the gap that says so.
-fn fill(at: Address, bytes: &mut [u8], cause: Cause, copied: &mut Copied) {
-    bytes.fill(0);
-    if let Some(span) = Span::from_len(at, bytes.len() as u64) {
-        copied.gaps.push(span, cause);
-    }
-}
-
 /// The ranges of the file that the parts of a block cover, neighbours joined.
 pub(crate) fn extents(parts: &[Part]) -> Vec<(u64, u64)> {
     let mut extents: Vec<(u64, u64)> = Vec::new();
@@ -190,6 +126,8 @@ pub(crate) fn extents(parts: &[Part]) -> Vec<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::{Address, Span};
+    use crate::memory::Cause;
 
     fn span(start: u64, end: u64) -> Span {
         Span::new(Address::new(start), Address::new(end)).unwrap()
