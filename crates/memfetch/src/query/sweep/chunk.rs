@@ -183,7 +183,8 @@ impl Chunk {
         }
         let mut rest = piece.shown;
         let mut part = |span: Span| {
-            let core = span.intersection(piece.core).unwrap_or(Span::empty_at(span.end()));
+            // What lies behind a gap around the core, nothing here can reach.
+            let Some(core) = span.intersection(piece.core) else { return };
             let index = |address: Address| place(address) - place(span.start());
             self.parts.push(Part {
                 at: span.start(),
