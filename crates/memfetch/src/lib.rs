@@ -31,6 +31,7 @@ pub mod image;
 pub mod live;
 pub mod maps;
 pub mod memory;
+pub mod query;
 pub mod region;
 pub mod selector;
 pub mod sink;
