@@ -3,4 +3,8 @@
 //! What they have in common: a byte that was not read is never shown as one, pages are read as far as
 //! [`Touch`](crate::Touch) allows, and memory use is bounded whatever is asked for.
 
+pub mod atlas;
 pub mod dump;
+pub mod place;
+pub mod reader;
+pub mod symbols;
