@@ -8,3 +8,4 @@ pub mod dump;
 pub mod place;
 pub mod reader;
 pub mod symbols;
+pub mod values;
