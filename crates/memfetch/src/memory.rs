@@ -295,6 +295,9 @@ pub enum Cause {
     /// The read did not come back in time.
     #[error("the kernel did not answer in time")]
     TimedOut,
+    /// It is not in RAM, and only what is there was to be read ([`Touch::Resident`]).
+    #[error("it is not in RAM, and only pages in RAM were to be read")]
+    NotTouched,
     /// The process exited, or became another program by exec, before the page was read.
     #[error("the process ended before it could be read")]
     Ended,

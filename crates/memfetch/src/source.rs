@@ -70,6 +70,43 @@ pub trait Source: Memory + PageSource {
     fn left_in_ram(&self) -> u64 {
         0
     }
+
+    /// The auxiliary vector, keys (`AT_*` of getauxval(3)) and values; empty where it is not known.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::regions`].
+    fn auxiliary_vector(&self) -> Result<Vec<(u64, u64)>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// The file behind a region, opened from outside; nothing where it cannot be found or read.
+    fn file_behind(&self, _: &Region) -> Option<FileBehind> {
+        None
+    }
+}
+
+/// A file that is mapped, or was.
+#[derive(Clone)]
+pub struct FileBehind {
+    /// The file.
+    pub file: Arc<dyn ReadFile>,
+    /// Whether it is known to be the one that is mapped; otherwise it only has its name, and what else tells files
+    /// apart, such as a build-id, has to be compared.
+    pub is_certain: bool,
+}
+
+/// A file that can be read at any offset.
+pub trait ReadFile: Send + Sync {
+    /// Its length in bytes.
+    fn size(&self) -> u64;
+
+    /// Reads a prefix of `buf` from `offset` on, and returns its length: 0 at and behind the end.
+    ///
+    /// # Errors
+    ///
+    /// Those of pread(2), and ETIMEDOUT where the kernel did not answer in time.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<usize>;
 }
 
 /// When a thread began the read that it is in, so that another can see that it is stuck.

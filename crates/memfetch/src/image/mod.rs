@@ -9,6 +9,7 @@
 mod elf;
 pub mod encode;
 mod leb128;
+mod named_file;
 pub mod note;
 mod pages;
 pub mod record;
@@ -25,6 +26,7 @@ pub use elf::ProcessFacts;
 pub use verify::{Verdict, verify};
 
 use self::elf::{Header, Notes, ProgramHeaders, Segment};
+use self::named_file::NamedFile;
 use self::record::{Origin, Outcome};
 use self::store::Store;
 use self::trailer::Trailer;
@@ -32,8 +34,8 @@ use crate::address::{Address, Span};
 use crate::error::{Error, FormatError};
 use crate::maps;
 use crate::memory::{Cause, Memory, PageRuns, PageState, Platform, ReadError};
-use crate::region::{Region, RegionMap};
-use crate::source::{PageSource, Source};
+use crate::region::{FileKind, Region, RegionMap};
+use crate::source::{FileBehind, PageSource, Source};
 use crate::threads::{SignalInfo, Thread, Threads};
 
 /// The memory of a process as a file has it: an ELF core of ours, of gdb's, of the kernel's.
@@ -312,6 +314,17 @@ impl PageSource for Image {
 impl Source for Image {
     fn handle(&self) -> Arc<dyn Source> {
         Arc::new(self.clone())
+    }
+
+    fn auxiliary_vector(&self) -> Result<Vec<(u64, u64)>, Error> {
+        Ok(self.parts.auxv.clone())
+    }
+
+    /// The file that has the name now, which may be another one.
+    fn file_behind(&self, region: &Region) -> Option<FileBehind> {
+        let mapped = region.file().filter(|file| file.kind == FileKind::Regular && !file.deleted)?;
+        let file = NamedFile::open(Path::new(&mapped.path))?;
+        Some(FileBehind { file: Arc::new(file), is_certain: false })
     }
 }
 

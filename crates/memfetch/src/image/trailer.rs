@@ -396,6 +396,7 @@ fn put_state(out: &mut Vec<u8>, state: PageState) {
         Cause::Truncated => 10,
         Cause::TimedOut => 11,
         Cause::Ended => 12,
+        Cause::NotTouched => 13,
         Cause::Os(_) => CAUSE_OS,
     };
     leb128::put(out, STATE_CAUSE | code);
@@ -429,6 +430,7 @@ fn take_state(rest: &mut &[u8]) -> Option<PageState> {
             10 => Cause::Truncated,
             11 => Cause::TimedOut,
             12 => Cause::Ended,
+            13 => Cause::NotTouched,
             CAUSE_OS => Cause::Os(u32::try_from(leb128::take(rest)?).ok()?.cast_signed()),
             _ => return None,
         }),

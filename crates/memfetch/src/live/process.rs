@@ -1,24 +1,29 @@
 //! [`Process`]: the source that callers hold.
 
 use std::ffi::OsStr;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::facts::{self, ProcessFacts};
+use super::files::BackingFile;
 use super::find;
 use super::identity::{Identity, libc_errno};
 use super::target::Target;
 use super::worker::{NoResult, Workers};
 use crate::address::{Address, Span};
 use crate::error::{Candidate, Error};
-use crate::memory::{PageRuns, PageState, ReadError};
+use crate::memory::{PageRuns, PageState, ReadError, WordSize};
 use crate::region::{Region, RegionMap};
-use crate::source::{PageSource, Source};
+use crate::source::{FileBehind, PageSource, ReadFile, Source};
 use crate::threads::{Pid, Tid};
 
 /// How long a call waits for the kernel unless told otherwise.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
+
+/// So much of a file is read by one call.
+const MOST_OF_FILE: usize = 256 << 10;
 
 /// A running process: one and the same for as long as the value lives, whatever becomes of its number.
 ///
@@ -249,6 +254,61 @@ impl Source for Process {
 
     fn left_in_ram(&self) -> u64 {
         self.target.left_in_ram.load(Ordering::Relaxed)
+    }
+
+    fn auxiliary_vector(&self) -> Result<Vec<(u64, u64)>, Error> {
+        let bytes = self.read_proc("auxv")?;
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+        let word = match self.target.platform.word {
+            WordSize::Bits32 => 4,
+            WordSize::Bits64 => 8,
+        };
+        let entries = bytes.chunks_exact(2 * word).map(|entry| entry.split_at(word));
+        Ok(entries
+            .map(|(key, value)| (number(key), number(value)))
+            .take_while(|(key, _)| *key != 0)
+            .collect())
+    }
+
+    fn file_behind(&self, region: &Region) -> Option<FileBehind> {
+        let (span, mapped) = (region.span, region.file()?.clone());
+        let opened = self.run("open a file that it maps", move |target| {
+            let object = target.files.of(&target.identity, span, &mapped)?;
+            let size = object.size().filter(|_| object.is_readable())?;
+            Some((object, size))
+        });
+        let (object, size) = opened.ok()??;
+        let file = Arc::new(OpenFile { process: self.clone(), object, size });
+        Some(FileBehind { file, is_certain: true })
+    }
+}
+
+/// A file that the process maps, read within the time limit.
+struct OpenFile {
+    process: Process,
+    object: Arc<BackingFile>,
+    size: u64,
+}
+
+impl ReadFile for OpenFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let len = buf.len().min(MOST_OF_FILE);
+        let object = Arc::clone(&self.object);
+        let read = self.process.run("read a file that it maps", move |target| {
+            let mut bytes = vec![0; len];
+            let read = object.read_and_put_back(offset, &mut bytes, &target.left_in_ram)?;
+            bytes.truncate(read);
+            Ok::<_, io::Error>(bytes)
+        });
+        let bytes = read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        if let Some(into) = buf.get_mut(..bytes.len()) {
+            into.copy_from_slice(&bytes);
+        }
+        Ok(bytes.len())
     }
 }
 

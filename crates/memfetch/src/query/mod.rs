@@ -1,7 +1,14 @@
-//! Questions to a memory, of any source: a live process, an image, a region directory.
+//! Looking at memory: operations that read any [`Source`](crate::Source) and know nothing of where its bytes come from.
 //!
-//! Each goes by the page states, so that nothing is read that is known to be zero, and nothing that the
-//! [`Touch`](crate::Touch) policy leaves alone; and each says what it could not look at.
+//! What they have in common: a byte that was not read is never shown as one, pages are read as far as
+//! [`Touch`](crate::Touch) allows, what is known to be zero is not read at all, and memory use is bounded whatever is
+//! asked for. Each says what it could not look at.
 
+pub mod atlas;
+pub mod dump;
 pub mod find;
+pub mod place;
+pub mod reader;
 pub mod sweep;
+pub mod symbols;
+pub mod values;
