@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use memfetch::memory::ByteOrder;
-use memfetch::query::find::{Encoding, Hit, Pattern, Search, ValueType};
+use memfetch::query::find::{Encoding, Hit, Pattern, Search};
+use memfetch::query::values::Type;
 use memfetch::{Address, Memory, PageState, Platform, Selector, Span};
 use memfetch_testkit::Space;
 use proptest::prelude::*;
@@ -175,10 +176,10 @@ proptest! {
     #[test]
     fn values_are_found_where_they_are_aligned(parts in parts(), core in 4..8_u32, align in 0..4_u32) {
         let space = space(&parts);
-        let value = |kind, text| Pattern::value(kind, text, ByteOrder::Little, Some(1 << align)).unwrap();
+        let value = |kind, text| Pattern::value(kind, text, &Platform::X86_64, ByteOrder::Little, Some(1 << align)).unwrap();
         let patterns = [
-            value(ValueType::U8, "0x61"), value(ValueType::U16, "0x6161"), value(ValueType::U32, "0x61"),
-            value(ValueType::U64, "0x6161"), value(ValueType::U16, "0"),
+            value(Type::Unsigned(1), "0x61"), value(Type::Unsigned(2), "0x6161"), value(Type::Unsigned(4), "0x61"),
+            value(Type::Unsigned(8), "0x6161"), value(Type::Unsigned(2), "0"),
         ];
         prop_assert_eq!(search(&space, &patterns, 1 << core, 2), naive(&space, &patterns));
     }

@@ -7,6 +7,7 @@
 pub mod atlas;
 pub mod dump;
 pub mod find;
+pub mod literal;
 pub mod place;
 pub mod reader;
 pub mod sweep;

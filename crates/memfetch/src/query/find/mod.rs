@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use pattern::{Encoding, Pattern, PatternError, Value, ValueType};
+pub use pattern::{Encoding, Pattern, PatternError};
 
 use self::matcher::Matchers;
 use super::sweep::{Chunk, Coverage, Scope, Segment, Survey, Sweep, Swept};

@@ -1,10 +1,10 @@
 //! [`Pattern`]: what is looked for, and how it is written.
 
-use std::fmt;
-use std::str::FromStr;
-
 use crate::address::Span;
-use crate::memory::ByteOrder;
+use crate::memory::{ByteOrder, Platform};
+use crate::query::literal::{NotOfType, encode};
+use crate::query::values::Type;
+use crate::region::RegionMap;
 use crate::selector::Selector;
 
 /// The longest pattern of bytes.
@@ -57,17 +57,9 @@ pub enum PatternError {
     /// No regular expression.
     #[error("{0}")]
     Regex(String),
-    /// No number of that type.
-    #[error("`{text}` is no {kind}")]
-    Value {
-        /// What was given.
-        text: String,
-        /// What it should be.
-        kind: ValueType,
-    },
-    /// No type of that name.
-    #[error("`{0}` is no type: u8, u16, u32, u64, i8, i16, i32, i64, f32, f64 are")]
-    Type(String),
+    /// No value of its type.
+    #[error(transparent)]
+    Value(#[from] NotOfType),
 }
 
 impl Pattern {
@@ -144,18 +136,27 @@ impl Pattern {
         Ok(Self::Regex(Box::new(regex)))
     }
 
-    /// A number of a type, at addresses that are multiples of `align`, or of its size.
+    /// A value of a type, as [`encode`] reads it: a number at addresses that are multiples of `align`, or of its size; a
+    /// text anywhere.
     ///
     /// # Errors
     ///
-    /// It is no number of that type.
+    /// It is none of that type.
     pub fn value(
-        kind: ValueType,
+        kind: Type,
         text: &str,
+        platform: &Platform,
         order: ByteOrder,
         align: Option<u64>,
     ) -> Result<Self, PatternError> {
-        let Value(bytes) = Value::parse(kind, text, order)?;
+        let bytes = encode(kind, text, platform, order)?;
+        if kind.is_text() {
+            return if bytes.is_empty() {
+                Err(PatternError::Empty)
+            } else {
+                Ok(Self::bytes(&checked(bytes)?))
+            };
+        }
         let align = align.unwrap_or(bytes.len() as u64).max(1).next_power_of_two();
         Ok(Self::Value { bytes, align })
     }
@@ -211,102 +212,8 @@ fn nibble(digit: char) -> Result<(u8, u8), PatternError> {
     }
 }
 
-/// The type of a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "they are what they are called")]
-pub enum ValueType {
-    U8,
-    U16,
-    U32,
-    U64,
-    I8,
-    I16,
-    I32,
-    I64,
-    F32,
-    F64,
-}
-
-/// All types, with their names.
-const TYPES: [(&str, ValueType); 10] = [
-    ("u8", ValueType::U8),
-    ("u16", ValueType::U16),
-    ("u32", ValueType::U32),
-    ("u64", ValueType::U64),
-    ("i8", ValueType::I8),
-    ("i16", ValueType::I16),
-    ("i32", ValueType::I32),
-    ("i64", ValueType::I64),
-    ("f32", ValueType::F32),
-    ("f64", ValueType::F64),
-];
-
-impl FromStr for ValueType {
-    type Err = PatternError;
-
-    fn from_str(text: &str) -> Result<Self, PatternError> {
-        let found = TYPES.iter().find(|(name, _)| *name == text);
-        found.map(|(_, kind)| *kind).ok_or_else(|| PatternError::Type(text.to_owned()))
-    }
-}
-
-impl fmt::Display for ValueType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = TYPES.iter().find(|(_, kind)| kind == self).map_or("", |(name, _)| name);
-        f.write_str(name)
-    }
-}
-
-/// A number as it lies in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Value(pub Vec<u8>);
-
-impl Value {
-    /// Reads `1234`, `-5`, `0x4d2`, or `2.5`.
-    ///
-    /// # Errors
-    ///
-    /// It is no number of that type.
-    pub fn parse(kind: ValueType, text: &str, order: ByteOrder) -> Result<Self, PatternError> {
-        let wrong = || PatternError::Value { text: text.to_owned(), kind };
-        let integer = |min: i128, max: i128| {
-            integer(text).filter(|value| (min..=max).contains(value)).ok_or_else(wrong)
-        };
-        let mut bytes = match kind {
-            ValueType::U8 => (integer(0, u8::MAX.into())? as u8).to_le_bytes().to_vec(),
-            ValueType::U16 => (integer(0, u16::MAX.into())? as u16).to_le_bytes().to_vec(),
-            ValueType::U32 => (integer(0, u32::MAX.into())? as u32).to_le_bytes().to_vec(),
-            ValueType::U64 => (integer(0, u64::MAX.into())? as u64).to_le_bytes().to_vec(),
-            ValueType::I8 => (integer(i8::MIN.into(), i8::MAX.into())? as i8).to_le_bytes().to_vec(),
-            ValueType::I16 => (integer(i16::MIN.into(), i16::MAX.into())? as i16).to_le_bytes().to_vec(),
-            ValueType::I32 => (integer(i32::MIN.into(), i32::MAX.into())? as i32).to_le_bytes().to_vec(),
-            ValueType::I64 => (integer(i64::MIN.into(), i64::MAX.into())? as i64).to_le_bytes().to_vec(),
-            ValueType::F32 => text.parse::<f32>().map_err(|_| wrong())?.to_le_bytes().to_vec(),
-            ValueType::F64 => text.parse::<f64>().map_err(|_| wrong())?.to_le_bytes().to_vec(),
-        };
-        if order == ByteOrder::Big {
-            bytes.reverse();
-        }
-        Ok(Self(bytes))
-    }
-}
-
-fn integer(text: &str) -> Option<i128> {
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text),
-    };
-    let hexadecimal = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
-    let digits = hexadecimal.unwrap_or(digits);
-    if !digits.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return None;
-    }
-    let value = i128::from_str_radix(digits, if hexadecimal.is_some() { 16 } else { 10 }).ok()?;
-    Some(if negative { -value } else { value })
-}
-
 /// Where a pointer may point to.
-pub(super) fn spans_of(target: &Selector, map: &crate::region::RegionMap) -> Vec<Span> {
+pub(super) fn spans_of(target: &Selector, map: &RegionMap) -> Vec<Span> {
     match target {
         // An address that is written out means itself, and not the mapping that has it.
         Selector::In(span) => vec![*span],
@@ -339,33 +246,6 @@ mod tests {
         ] {
             assert_eq!(Pattern::hex(text).unwrap_err(), error, "{text}");
         }
-    }
-
-    #[test]
-    fn values_keep_to_their_types() {
-        let value = |kind: &str, text| Value::parse(kind.parse().unwrap(), text, ByteOrder::Little);
-        assert_eq!(value("i32", "-2").unwrap().0, [0xfe, 0xff, 0xff, 0xff]);
-        assert_eq!(value("u16", "0x1234").unwrap().0, [0x34, 0x12]);
-        assert_eq!(value("i8", "-0x80").unwrap().0, [0x80]);
-        assert_eq!(value("u64", "18446744073709551615").unwrap().0, [0xff; 8]);
-        assert_eq!(value("f64", "1").unwrap().0, 1_f64.to_le_bytes());
-        let big = Value::parse(ValueType::U32, "1", ByteOrder::Big).unwrap();
-        assert_eq!(big.0, [0, 0, 0, 1]);
-        for (kind, text) in [
-            ("u8", "256"),
-            ("u8", "-1"),
-            ("i8", "128"),
-            ("u32", ""),
-            ("i32", "--1"),
-            ("i32", "+1"),
-            ("u32", "0x"),
-            ("u64", "1.5"),
-            ("f32", "x"),
-            ("i64", "0x-1"),
-        ] {
-            assert!(value(kind, text).is_err(), "{kind} {text}");
-        }
-        assert!("u128".parse::<ValueType>().is_err());
     }
 
     #[test]
