@@ -12,11 +12,12 @@ const LINES: usize = 650;
 const MODEL: [&str; 8] = ["address", "error", "maps", "memory", "region", "selector", "source", "threads"];
 
 /// What a module of the library may import besides the model and itself.
-const MAY_IMPORT: [(&str, &[&str]); 5] = [
+const MAY_IMPORT: [(&str, &[&str]); 6] = [
     ("image", &[]),
     ("query", &[]),
     ("sink", &[]),
     ("live", &["memfetch_sys"]),
+    ("net", &["image", "sink", "memfetch_sys"]),
     ("capture", &["live", "image", "sink", "memfetch_sys"]),
 ];
 

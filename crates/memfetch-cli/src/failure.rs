@@ -11,6 +11,9 @@ pub enum Failure {
     /// The library's own.
     #[error(transparent)]
     Memory(#[from] memfetch::Error),
+    /// The library's own, where it was to receive something.
+    #[error(transparent)]
+    Receiving(memfetch::Error),
     /// The arguments make no sense together, or not here.
     #[error("{what}")]
     Usage {

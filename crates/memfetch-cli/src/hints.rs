@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use memfetch::Error;
-use memfetch::error::{FormatError, OutputError, Refusal, StopError};
+use memfetch::error::{EndpointError, FormatError, OutputError, ReceiveError, Refusal, StopError};
 
 use crate::args;
 use crate::failure::Failure;
@@ -53,6 +53,7 @@ fn quoted(word: &str) -> String {
 pub fn hint(failure: &Failure, caller: &Caller) -> Option<String> {
     match failure {
         Failure::Memory(error) => of_memory(error, caller),
+        Failure::Receiving(error) => of_receiving(error).or_else(|| of_memory(error, caller)),
         Failure::Usage { hint, .. } => Some(hint.clone()),
         Failure::Stdout(_) => None,
         Failure::File { source, .. } => match source.kind() {
@@ -95,6 +96,8 @@ fn of_memory(error: &Error, caller: &Caller) -> Option<String> {
             _ => return None,
         },
         Error::Output { source, .. } => return of_output(source),
+        Error::Connect { source, .. } => return of_peer(source),
+        Error::Listen { endpoint, source } => return of_listening(endpoint, source),
         _ => return None,
     })
 }
@@ -185,6 +188,12 @@ fn of_output(source: &OutputError) -> Option<String> {
             "a file takes it faster than a pipe; `--mode live` holds nothing, and `--time-limit` waits longer"
                 .to_owned()
         }
+        OutputError::PeerGone(_) => {
+            "what it said itself tells why; the bytes that it has are no whole image".to_owned()
+        }
+        OutputError::PeerStalled { .. } | OutputError::Unconfirmed { .. } => {
+            "`--time-limit` waits longer".to_owned()
+        }
         OutputError::NoSpace { needed, free } => format!(
             "{} more are needed: `-o` writes elsewhere, `--only`, `--skip` or `--contents minimal` saves less",
             size(needed.saturating_sub(*free), Units::Full)
@@ -215,9 +224,93 @@ fn of_output(source: &OutputError) -> Option<String> {
     })
 }
 
+/// What helps a sender.
+fn of_peer(source: &EndpointError) -> Option<String> {
+    Some(match source {
+        EndpointError::Name(_) | EndpointError::NameTimedOut { .. } => of_name(),
+        EndpointError::Failed { attempts } => match attempts.last()?.error.kind() {
+            ErrorKind::ConnectionRefused => {
+                "nobody listens there: begin with the other end, `memfetch recv [ADDR:]PORT -o FILE`"
+                    .to_owned()
+            }
+            ErrorKind::TimedOut => {
+                "nothing answers: a firewall may drop it, or the machine is down; `--time-limit` waits longer"
+                    .to_owned()
+            }
+            ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => {
+                "there is no way to that address from here: `ip route get ADDRESS` tells".to_owned()
+            }
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+/// What helps a receiver that cannot listen.
+fn of_listening(endpoint: &str, source: &EndpointError) -> Option<String> {
+    Some(match source {
+        EndpointError::Name(_) | EndpointError::NameTimedOut { .. } => of_name(),
+        EndpointError::Failed { attempts } => match attempts.last()?.error.kind() {
+            ErrorKind::AddrInUse => {
+                let port = endpoint.rsplit(':').next().unwrap_or(endpoint);
+                format!("port 0 takes a free one; `ss -tlnp 'sport = :{port}'` tells who has this one")
+            }
+            ErrorKind::PermissionDenied => {
+                "ports below 1024 take CAP_NET_BIND_SERVICE: take a higher one, or 0 for a free one"
+                    .to_owned()
+            }
+            ErrorKind::AddrNotAvailable => {
+                "listen on an address of this machine (`ip address`), or on all: 0.0.0.0 or [::]".to_owned()
+            }
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+fn of_name() -> String {
+    "`getent ahosts NAME` asks for the same name; an address does without".to_owned()
+}
+
+/// What helps where something was to be received, and that is not what helps a snapshot.
+fn of_receiving(error: &Error) -> Option<String> {
+    Some(match error {
+        Error::Output { source, .. } => match source {
+            OutputError::Exists => "`--force` overwrites it, `-o` gives another name".to_owned(),
+            OutputError::NoFile(_) => "`-o` gives another name".to_owned(),
+            OutputError::NoSpace { .. } => "`-o` writes elsewhere".to_owned(),
+            OutputError::SizeLimit { .. } => "`ulimit -f unlimited` lifts the limit".to_owned(),
+            OutputError::Io { source, .. } => match source.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "`-o` writes elsewhere".to_owned(),
+                ErrorKind::FileTooLarge => "`ulimit -f unlimited` lifts the limit".to_owned(),
+                _ => return None,
+            },
+            _ => return None,
+        },
+        Error::Receive { source, .. } => match source {
+            ReceiveError::NoPeer { .. } => {
+                "send with `memfetch snap PROCESS -o tcp://HOST:PORT`; on 127.0.0.1 only this machine can connect; \
+                 `--time-limit` waits longer"
+                    .to_owned()
+            }
+            ReceiveError::Stalled { .. } => "`--time-limit` waits longer".to_owned(),
+            ReceiveError::TooLong { .. } => "`--max-size` takes more".to_owned(),
+            ReceiveError::Unverifiable { .. } => "`--unverified` takes it as it comes".to_owned(),
+            ReceiveError::Nothing { .. }
+            | ReceiveError::Broken { .. }
+            | ReceiveError::Incomplete { .. }
+            | ReceiveError::Altered { .. } => "send it again; what the sender said tells more".to_owned(),
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
+
+    use memfetch::error::Attempt;
 
     use super::*;
 
@@ -277,6 +370,41 @@ mod tests {
         ] {
             let text = hint(&Error::Output { path: "x".into(), source }.into(), &user()).unwrap();
             assert!(text.contains(word), "{text}");
+        }
+    }
+
+    fn failed(errno: i32) -> EndpointError {
+        let error = io::Error::from_raw_os_error(errno);
+        EndpointError::Failed { attempts: vec![Attempt { address: "[::1]:80".parse().unwrap(), error }] }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_reached_and_a_port_that_cannot_be_had() {
+        for (errno, word) in [(111, "memfetch recv"), (110, "firewall"), (101, "ip route"), (113, "ip route")]
+        {
+            let error = Error::Connect { endpoint: "[::1]:80".to_owned(), source: failed(errno) };
+            let text = hint(&error.into(), &user()).unwrap();
+            assert!(text.contains(word), "{text}");
+        }
+        for (errno, word) in [(98, "sport = :80"), (13, "1024"), (99, "[::]")] {
+            let error = Error::Listen { endpoint: "[::1]:80".to_owned(), source: failed(errno) };
+            let text = hint(&Failure::Receiving(error), &user()).unwrap();
+            assert!(text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_receiver_is_not_told_what_helps_a_snapshot() {
+        for source in [
+            OutputError::Exists,
+            OutputError::NoFile("a device"),
+            OutputError::NoSpace { needed: 3 << 30, free: 1 << 30 },
+            OutputError::SizeLimit { needed: 9, limit: 5 },
+            OutputError::Io { action: "writing", source: ErrorKind::StorageFull.into() },
+        ] {
+            let error = Error::Output { path: "x".into(), source };
+            let text = hint(&Failure::Receiving(error), &user()).unwrap();
+            assert!(!text.contains("--contents") && !text.contains("-o -") && !text.contains("%t"), "{text}");
         }
     }
 

@@ -41,6 +41,7 @@ fn run(args: Args) -> Result<Ending, Failure> {
     match args.command {
         Some(Command::Snap(args)) => commands::snap::run(&plan::Snap::new(args)?),
         Some(Command::Maps(args)) => commands::maps::run(&plan::Maps::new(args)),
+        Some(Command::Recv(args)) => commands::recv::run(&plan::Recv::new(args)),
         Some(Command::Verify(args)) => commands::verify::run(&plan::Verify::new(args)),
         None => generate::help(),
     }

@@ -15,14 +15,22 @@ impl Bar {
     /// A bar with this label, if it is wanted and there is somebody to see it.
     #[must_use]
     pub fn new(wanted: bool, label: String) -> Self {
+        Self::styled(wanted, label, "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}")
+    }
+
+    fn styled(wanted: bool, label: String, template: &str) -> Self {
         if !wanted || !std::io::stderr().is_terminal() {
             return Self(None);
         }
-        let style =
-            ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
         Self(Some(bar.with_style(style).with_message(label)))
+    }
+
+    /// A count of bytes of which nobody knows how many there will be.
+    #[must_use]
+    pub fn counting(wanted: bool, label: String) -> Self {
+        Self::styled(wanted, label, "{msg} {bytes}, {bytes_per_sec}")
     }
 
     /// Shows that so many bytes are done, of so many.

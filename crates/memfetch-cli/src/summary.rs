@@ -21,6 +21,9 @@ pub struct Snapshot<'a> {
     /// The name of the process.
     #[serde(serialize_with = "lossy")]
     pub name: &'a OsStr,
+    /// The peer that it was sent to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<&'a str>,
     /// What it came to.
     #[serde(flatten)]
     pub report: &'a Report,
@@ -35,14 +38,19 @@ impl Snapshot<'_> {
     #[must_use]
     pub fn paragraph(&self) -> String {
         let Outcome { pause_ns, stops, threads, partial_threads, rewound_calls, .. } = self.report.outcome;
-        let mut text = match &self.report.path {
-            Some(path) => format!(
+        let mut text = match (&self.report.path, self.peer) {
+            (Some(path), _) => format!(
                 "{}: {} on disk, {} apparent.",
                 printable(path.as_os_str()),
                 size(self.report.stored_bytes, Units::Full),
                 size(self.report.apparent_bytes, Units::Full)
             ),
-            None => format!("{} written.", size(self.report.apparent_bytes, Units::Full)),
+            (None, Some(peer)) => format!(
+                "{}: {} sent; the peer closed in good order.",
+                printable(OsStr::new(peer)),
+                size(self.report.apparent_bytes, Units::Full)
+            ),
+            (None, None) => format!("{} written.", size(self.report.apparent_bytes, Units::Full)),
         };
         let _ = write!(text, " Process {} ({}), ", self.report.origin.pid, printable(self.name));
         text.push_str(&match self.report.origin.mode {
@@ -163,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_paragraph_tells_what_is_missing() {
-        let told = Snapshot { name: OsStr::new("redis"), report: &report(Mode::Freeze) };
+        let told = Snapshot { name: OsStr::new("redis"), peer: None, report: &report(Mode::Freeze) };
         assert_eq!(
             told.paragraph(),
             "redis.17.core: 3 GiB on disk, 67 GiB apparent. Process 17 (redis), frozen for 12.3 ms (1 stop); \
@@ -184,14 +192,14 @@ mod tests {
             (Touch::Stored, "4 KiB from the files and memory objects behind it, 8 KiB not wanted."),
         ] {
             report.origin.touch = touch;
-            let text = Snapshot { name: OsStr::new("redis"), report: &report }.paragraph();
+            let text = Snapshot { name: OsStr::new("redis"), peer: None, report: &report }.paragraph();
             assert!(text.contains(words), "{text}");
         }
     }
 
     #[test]
     fn json_has_the_record_of_the_image() {
-        let told = Snapshot { name: OsStr::new("redis"), report: &report(Mode::Live) };
+        let told = Snapshot { name: OsStr::new("redis"), peer: None, report: &report(Mode::Live) };
         let value = serde_json::to_value(told).unwrap();
         assert_eq!(value["path"], "redis.17.core");
         assert_eq!(value["elapsed_ns"], 2_200_000_000_u64);

@@ -12,5 +12,6 @@ pub mod pagemap;
 pub mod process;
 pub mod ptrace;
 pub mod signals;
+pub mod socket;
 pub mod wait;
 pub mod xsave;

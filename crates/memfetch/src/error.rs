@@ -3,6 +3,8 @@
 //! A byte that cannot be read is no such error: it is a [`Fault`](crate::memory::Fault) or a
 //! [`Gap`](crate::memory::Gap). Each level says its own part only: the cause is in `source()`, never in the text.
 
+use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -101,6 +103,33 @@ pub enum Error {
         /// Why.
         #[source]
         source: OutputError,
+    },
+    /// A peer cannot be reached.
+    #[error("cannot connect to {endpoint}")]
+    Connect {
+        /// The host and port that were asked for.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: EndpointError,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {endpoint}")]
+    Listen {
+        /// The host and port that were asked for.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: EndpointError,
+    },
+    /// What a peer sent did not become a file.
+    #[error("nothing was received into {}", path.display())]
+    Receive {
+        /// The file that it should have become.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ReceiveError,
     },
 }
 
@@ -237,6 +266,23 @@ pub enum OutputError {
     /// The reader went away.
     #[error("the reader closed the pipe")]
     Closed,
+    /// The peer of a connection closed or reset it before it had everything, or cannot be reached any more.
+    #[error("the peer went away before it had everything")]
+    PeerGone(#[source] std::io::Error),
+    /// The peer of a connection took nothing for a long time.
+    #[error("the peer took nothing for {limit:?}")]
+    PeerStalled {
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// All was sent, and the peer did not close the connection, as it would having read to the end.
+    #[error(
+        "the peer did not close the connection within {limit:?} of the last byte: it may not have read them all"
+    )]
+    Unconfirmed {
+        /// How long was waited.
+        limit: Duration,
+    },
     /// It took nothing for a long time while the process was held for it. The process runs on.
     #[error("it took nothing for {limit:?} while the process was held; the process runs on")]
     Blocked {
@@ -251,5 +297,132 @@ pub enum OutputError {
         /// The kernel's answer.
         #[source]
         source: std::io::Error,
+    },
+}
+
+/// Why there is no connection, or nothing to accept one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// The name has no address, or nobody could be asked for it.
+    #[error("its name is not known")]
+    Name(#[source] std::io::Error),
+    /// Nobody said in time what the address of the name is.
+    #[error("its name was not resolved within {limit:?}")]
+    NameTimedOut {
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// Each address of the name was tried.
+    #[error("{}", told(attempts))]
+    Failed {
+        /// All attempts, in order; at least one.
+        attempts: Vec<Attempt>,
+    },
+}
+
+/// An address that was tried in vain.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The address.
+    pub address: SocketAddr,
+    /// The kernel's answer.
+    pub error: std::io::Error,
+}
+
+/// Each attempt with its cause.
+fn told(attempts: &[Attempt]) -> String {
+    let mut text = String::new();
+    for (index, Attempt { address, error }) in attempts.iter().enumerate() {
+        let _ = write!(text, "{}{address}: {error}", if index > 0 { "; " } else { "" });
+    }
+    text
+}
+
+fn places_of(number: usize) -> String {
+    if number == 1 { "1 place".to_owned() } else { format!("{number} places") }
+}
+
+/// Why what a peer sent did not become a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// Nobody came.
+    #[error("nobody connected within {limit:?}")]
+    NoPeer {
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The peer closed the connection without a byte.
+    #[error("{peer} closed the connection without a byte")]
+    Nothing {
+        /// Who.
+        peer: SocketAddr,
+    },
+    /// The peer sent nothing for a long time.
+    #[error("{peer} sent nothing for {limit:?}, after {bytes} bytes")]
+    Stalled {
+        /// Who.
+        peer: SocketAddr,
+        /// How much had come.
+        bytes: u64,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The connection broke.
+    #[error("the connection to {peer} broke after {bytes} bytes")]
+    Broken {
+        /// Who.
+        peer: SocketAddr,
+        /// How much had come.
+        bytes: u64,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// More came than is allowed.
+    #[error("{peer} sends more than {limit} bytes")]
+    TooLong {
+        /// Who.
+        peer: SocketAddr,
+        /// The limit.
+        limit: u64,
+    },
+    /// It was cut short on its way, or before.
+    #[error("what {peer} sent is incomplete: {why}; {bytes} bytes came")]
+    Incomplete {
+        /// Who.
+        peer: SocketAddr,
+        /// What is missing.
+        why: String,
+        /// How much came.
+        bytes: u64,
+    },
+    /// It is not what was written: it was altered on its way, or before.
+    #[error("what {peer} sent was altered in {}, the first at byte {first:#x}", places_of(*places))]
+    Altered {
+        /// Who.
+        peer: SocketAddr,
+        /// In how many.
+        places: usize,
+        /// Where the first one is.
+        first: u64,
+    },
+    /// It has no digests, so that nobody can tell whether it is whole.
+    #[error("what {peer} sent is no core of memfetch: nobody can tell whether the {bytes} bytes are whole")]
+    Unverifiable {
+        /// Who.
+        peer: SocketAddr,
+        /// How much came.
+        bytes: u64,
+    },
+    /// It looks like a core, and is none that can be read.
+    #[error("what {peer} sent is no image that can be read")]
+    Format {
+        /// Who.
+        peer: SocketAddr,
+        /// What is wrong with it.
+        #[source]
+        source: FormatError,
     },
 }

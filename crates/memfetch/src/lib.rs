@@ -31,6 +31,7 @@ pub mod image;
 pub mod live;
 pub mod maps;
 pub mod memory;
+pub mod net;
 pub mod query;
 pub mod region;
 pub mod selector;
@@ -47,6 +48,7 @@ pub use memory::{
     ByteOrder, Cause, Fault, Gap, Gaps, Memory, PageRun, PageRuns, PageState, Platform, ReadError, Touch,
     WordSize,
 };
+pub use net::{Connection, Endpoint, Receive};
 pub use region::{Backing, Permissions, Region, RegionMap};
 pub use selector::{Selection, Selector};
 pub use source::{PageSource, Source};

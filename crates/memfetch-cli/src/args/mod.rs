@@ -2,6 +2,7 @@
 //! [`plan`](crate::plan).
 
 mod maps;
+mod recv;
 mod snap;
 mod verify;
 
@@ -13,6 +14,7 @@ use clap_complete::Shell;
 use memfetch::Selector;
 
 pub use maps::MapsArgs;
+pub use recv::RecvArgs;
 pub use snap::{ContentsWord, Format, ModeWord, SnapArgs};
 pub use verify::VerifyArgs;
 
@@ -82,6 +84,12 @@ pub enum Command {
     /// Of an image RESIDENT is what is saved. Only a core of memfetch tells which pages of a file mapping were
     /// written: of another's they count as SHARED.
     Maps(MapsArgs),
+    /// Receive an image that a peer sends over TCP
+    ///
+    /// It is the other end of `memfetch snap -o tcp://HOST:PORT`, and takes the bytes of any program. The file has its name
+    /// only when it is whole, verified by the digests that a core of memfetch ends with, and on stable storage; only
+    /// then is the connection closed in good order, so that the sender knows too. Long runs of zeros become holes.
+    Recv(RecvArgs),
     /// Tell whether an image is whole and unaltered
     ///
     /// A core of memfetch ends with digests of all that was written, so that a change of any byte is found and told

@@ -25,13 +25,15 @@ Examples:
       Only these mappings; the others stand in the core as not saved.
   memfetch snap 1234 -o - | zstd > core.zst
       Through a pipe.
+  memfetch snap 1234 -o tcp://box:9000
+      To `memfetch recv 0.0.0.0:9000 -o FILE` on that machine, or to `nc -l 9000 > FILE`.
   memfetch snap 1234 --json | jq '.outcome.gaps'")]
 pub struct SnapArgs {
     /// The process: its number, its name, or `self`
     #[arg(required = true, value_name = "SOURCE")]
     pub sources: Vec<OsString>,
     /// Where the core goes: a file name (with %p pid, %e name, %h host, %t time, %% as in core(5)), a directory,
-    /// or - for standard output [default: NAME.PID.core]
+    /// - for standard output, or tcp://HOST:PORT for a peer, in plain bytes [default: NAME.PID.core]
     #[arg(short, long, value_name = "WHERE", value_hint = ValueHint::AnyPath, help_heading = "Output")]
     pub output: Option<PathBuf>,
     /// What to write
@@ -53,7 +55,8 @@ pub struct SnapArgs {
     /// Which pages may be read
     #[arg(long, value_name = "PAGES", default_value = "stored", help_heading = "Capture")]
     pub touch: TouchWord,
-    /// How long the kernel may take for one answer about a process that is stuck: 500ms, 10s, 2m
+    /// How long the kernel may take for one answer about a process that is stuck, and a peer to connect and for each
+    /// next byte: 500ms, 10s, 2m [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration, help_heading = "Capture")]
     pub time_limit: Option<Duration>,
     #[command(flatten)]

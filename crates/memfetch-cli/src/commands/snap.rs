@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use memfetch::{ModeChoice, Process, Report, Snapshot};
+use memfetch::{Connection, ModeChoice, Process, Report, Snapshot};
 
 use crate::args::ModeWord;
 use crate::ending::Ending;
@@ -19,6 +19,9 @@ use crate::stdout::Stdout;
 use crate::template::{Facts, Template};
 use crate::text::printable;
 use crate::{source, summary};
+
+/// How long a peer may take to connect, and for each next byte, where nothing else is said.
+const PEER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Takes a snapshot of each process; one that fails does not stop the others.
 pub fn run(plan: &Snap) -> Result<Ending, Failure> {
@@ -38,7 +41,11 @@ fn snap(word: &OsStr, plan: &Snap) -> Result<Ending, Failure> {
         process = process.with_time_limit(plan.time_limit);
     }
     let report = take(&process, plan)?;
-    let told = summary::Snapshot { name: process.name(), report: &report };
+    let peer = match &plan.output {
+        Output::Tcp(endpoint) => Some(format!("tcp://{endpoint}")),
+        Output::Files(_) | Output::Stdout => None,
+    };
+    let told = summary::Snapshot { name: process.name(), peer: peer.as_deref(), report: &report };
     tell(&told, plan)?;
     Ok(if report.outcome.gaps.is_empty() { Ending::Done } else { Ending::Gaps })
 }
@@ -69,6 +76,11 @@ fn take(process: &Process, plan: &Snap) -> Result<Report, Failure> {
             // Not through the standard library's handle, which looks for newlines in what it is given.
             let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
             Ok(snapshot.write_core_to(&mut Stdout::new(stdout)?)?)
+        }
+        Output::Tcp(endpoint) => {
+            // Before the process is stopped: a peer that is not there should not cost it a pause.
+            let peer = Connection::open(endpoint, Some(plan.time_limit.unwrap_or(PEER_LIMIT)))?;
+            Ok(peer.send(|to| snapshot.write_core_to(to))?)
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
-use memfetch::{Selection, Touch, image::record::Contents};
+use memfetch::{Endpoint, Selection, Touch, image::record::Contents};
 
 use super::{Telling, selection, touch};
 use crate::args::{self, ContentsWord, Format, ModeWord, SnapArgs};
@@ -45,6 +45,8 @@ pub enum Output {
     Stdout,
     /// Each to a file.
     Files(Template),
+    /// To a peer, one core only.
+    Tcp(Endpoint),
 }
 
 impl Snap {
@@ -102,13 +104,18 @@ fn output(given: Option<&Path>, several: bool, stdout_is_terminal: bool) -> Resu
                 "send it through a pipe (`-o - | zstd > core.zst`), or give a file name",
             ));
         }
-        if several {
-            return Err(Failure::usage(
-                "several cores do not fit into one stream",
-                "a call for each, or `-o` with a directory",
-            ));
-        }
+        one_stream(several)?;
         return Ok(Output::Stdout);
+    }
+    if let Some(peer) = text.to_str().and_then(|text| text.strip_prefix("tcp://")) {
+        one_stream(several)?;
+        let endpoint = peer.strip_suffix('/').unwrap_or(peer).parse().map_err(|error| {
+            Failure::usage(
+                format!("`{}` names no peer: {error}", given.display()),
+                "tcp://box:9000, tcp://192.0.2.1:9000 or tcp://[2001:db8::1]:9000",
+            )
+        })?;
+        return Ok(Output::Tcp(endpoint));
     }
     if text.as_encoded_bytes().ends_with(b"/") || given.is_dir() {
         return Ok(Output::Files(Template::standard_in(given)));
@@ -126,6 +133,16 @@ fn output(given: Option<&Path>, several: bool, stdout_is_terminal: bool) -> Resu
         ));
     }
     Ok(Output::Files(template))
+}
+
+fn one_stream(several: bool) -> Result<(), Failure> {
+    if several {
+        return Err(Failure::usage(
+            "several cores do not fit into one stream",
+            "a call for each, or `-o` with a directory",
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -148,6 +165,16 @@ mod tests {
         assert!(refused("x.core", true, false).contains("one file"));
         assert!(output(Some(Path::new("x.%p")), true, false).is_ok());
         assert!(output(None, true, false).is_ok());
+    }
+
+    #[test]
+    fn a_peer_is_a_host_and_a_port() {
+        for peer in ["tcp://box:9000", "tcp://[::1]:9000", "tcp://box:9000/"] {
+            assert!(matches!(output(Some(Path::new(peer)), false, true), Ok(Output::Tcp(_))), "{peer}");
+        }
+        assert!(refused("tcp://box", false, false).contains("the port is missing"));
+        assert!(refused("tcp://box:9/x", false, false).contains("a port is a number"));
+        assert!(refused("tcp://box:9000", true, false).contains("one stream"));
     }
 
     #[test]

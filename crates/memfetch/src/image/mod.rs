@@ -17,6 +17,7 @@ mod store;
 pub mod trailer;
 pub mod verify;
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -119,6 +120,15 @@ impl Image {
         let path = path.as_ref();
         let store = Store::open(path)?;
         Self::from_store(store).map_err(|source| Error::Format { path: path.to_owned(), source })
+    }
+
+    /// The image that an open regular file is, which may have no name.
+    ///
+    /// # Errors
+    ///
+    /// As for the contents of a file.
+    pub fn from_file(file: File) -> Result<Self, FormatError> {
+        Self::from_store(Store::of_file(file)?)
     }
 
     /// The image that these bytes are: for one that is in memory already.

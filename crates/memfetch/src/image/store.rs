@@ -35,6 +35,12 @@ impl Store {
         Ok(Self::File { file, len: metadata.len() })
     }
 
+    /// A regular file that is open.
+    pub(super) fn of_file(file: File) -> Result<Self, FormatError> {
+        let len = file.metadata().map_err(FormatError::Io)?.len();
+        Ok(Self::File { file, len })
+    }
+
     /// How many bytes there are.
     pub(super) fn len(&self) -> u64 {
         match self {

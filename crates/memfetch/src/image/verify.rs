@@ -4,6 +4,7 @@
 //! of any byte is found, and told by its place in the file and in memory. A core of anyone else has no
 //! digest, and all that can be told is whether its file is as long as its headers promise.
 
+use std::fs::File;
 use std::path::Path;
 
 use serde::Serialize;
@@ -79,6 +80,15 @@ pub fn verify(path: impl AsRef<Path>, progress: &mut dyn FnMut(u64, u64)) -> Res
     let path = path.as_ref();
     let store = Store::open(path)?;
     verdict(store, progress).map_err(|source| Error::Format { path: path.to_owned(), source })
+}
+
+/// As [`verify()`], for a regular file that is open, and may have no name yet.
+///
+/// # Errors
+///
+/// As for the contents of a file.
+pub fn verify_file(file: File, progress: &mut dyn FnMut(u64, u64)) -> Result<Verdict, FormatError> {
+    verdict(Store::of_file(file)?, progress)
 }
 
 /// As [`verify()`], for bytes that are in memory.

@@ -155,6 +155,17 @@ impl OutputFile {
             .map_err(|errno| io("writing", errno.into()))
     }
 
+    /// Cuts the file to its length, and opens it for reading, through the page cache: to be looked at before it gets its
+    /// name.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn review(&self, len: u64) -> Result<File, OutputError> {
+        self.file.set_len(len).map_err(|source| io("setting the length", source))?;
+        File::open(self.own_path()).map_err(|source| io("opening it again", source))
+    }
+
     /// Takes the temporary name away, where there is one. For a file that others still share: it is dropped when they
     /// are done, which may be never.
     pub fn abandon(&self) {
@@ -224,15 +235,13 @@ impl OutputFile {
 
     /// Links the unnamed file; through `/proc/self/fd`, since `AT_EMPTY_PATH` needs a capability (linkat(2)).
     fn link(&self, name: &std::ffi::OsStr) -> Result<(), OutputError> {
-        let number = std::os::fd::AsRawFd::as_raw_fd(&self.file.as_fd());
-        rustix::fs::linkat(
-            CWD,
-            format!("/proc/self/fd/{number}"),
-            &self.directory,
-            name,
-            AtFlags::SYMLINK_FOLLOW,
-        )
-        .map_err(taken)
+        rustix::fs::linkat(CWD, self.own_path(), &self.directory, name, AtFlags::SYMLINK_FOLLOW)
+            .map_err(taken)
+    }
+
+    /// A path to the file also while it has no name (proc(5), `/proc/PID/fd`).
+    fn own_path(&self) -> String {
+        format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file.as_fd()))
     }
 
     fn rename(&self, temporary: &std::ffi::OsStr) -> Result<(), OutputError> {

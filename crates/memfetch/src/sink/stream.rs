@@ -71,10 +71,11 @@ impl<'w> OutputStream<'w> {
 }
 
 fn failure(action: &'static str, source: std::io::Error) -> OutputError {
-    if source.kind() == ErrorKind::BrokenPipe {
-        OutputError::Closed
-    } else {
-        OutputError::Io { action, source }
+    // What a writer of ours knows better than a number of the kernel's comes through `Write` as it is.
+    match source.downcast::<OutputError>() {
+        Ok(known) => known,
+        Err(source) if source.kind() == ErrorKind::BrokenPipe => OutputError::Closed,
+        Err(source) => OutputError::Io { action, source },
     }
 }
 
