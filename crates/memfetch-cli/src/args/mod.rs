@@ -2,6 +2,7 @@
 //! [`plan`](crate::plan).
 
 mod maps;
+mod read;
 mod snap;
 mod verify;
 
@@ -13,6 +14,7 @@ use clap_complete::Shell;
 use memfetch::Selector;
 
 pub use maps::MapsArgs;
+pub use read::{OrderWord, ReadArgs};
 pub use snap::{ContentsWord, Format, ModeWord, SnapArgs};
 pub use verify::VerifyArgs;
 
@@ -34,6 +36,7 @@ Examples:
   memfetch snap redis-server        the same by name
   memfetch maps 1234                its mappings, and what of each is in RAM
   memfetch maps redis-server.1234.core
+  memfetch read 1234 heap           a hexdump of the start of its heap
   memfetch verify *.core            whole, and unaltered?
 
 Exit codes:
@@ -82,6 +85,11 @@ pub enum Command {
     /// Of an image RESIDENT is what is saved. Only a core of memfetch tells which pages of a file mapping were
     /// written: of another's they count as SHARED.
     Maps(MapsArgs),
+    /// Show memory as a hexdump, as values, or as it is
+    ///
+    /// What could not be read is shown as --, never as a zero. Memory that was never touched is not read: it is zero.
+    /// Lines that repeat the one above are a single *, as with hexdump and xxd.
+    Read(ReadArgs),
     /// Tell whether an image is whole and unaltered
     ///
     /// A core of memfetch ends with digests of all that was written, so that a change of any byte is found and told
