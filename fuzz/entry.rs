@@ -1,16 +1,24 @@
 //! What each fuzz target does with its input. The library's own tests run the seeds through the same functions.
 
+use std::sync::Arc;
+
 use memfetch::image::trailer::Trailer;
 use memfetch::image::verify::verify_bytes;
-use memfetch::{Address, Image, Memory, ReadError, Span, Threads, maps as text};
+use memfetch::query::atlas::Atlas;
+use memfetch::query::place::Where;
+use memfetch::query::symbols::{self, Symbols};
+use memfetch::source::{FileBehind, ReadFile};
+use memfetch::{
+    Address, Error, Image, Memory, PageRuns, PageSource, PageState, Platform, ReadError, Region, RegionMap,
+    Source, Span, Threads, Touch, maps as text,
+};
 
 /// The text of `/proc/PID/maps`: what was understood is printed so that it is understood again.
 pub fn maps(bytes: &[u8]) {
     let Ok(map) = text::parse(bytes) else { return };
     let again = text::parse(&text::print(&map)).expect("what is printed is a map");
-    let outline = |map: &memfetch::RegionMap| -> Vec<_> {
-        map.iter().map(|region| (region.span, region.permissions)).collect()
-    };
+    let outline =
+        |map: &RegionMap| -> Vec<_> { map.iter().map(|region| (region.span, region.permissions)).collect() };
     assert_eq!(outline(&map), outline(&again));
 }
 
@@ -58,5 +66,111 @@ pub fn trailer(bytes: &[u8]) {
     framed.extend(length.to_le_bytes());
     if let Ok(trailer) = Trailer::decode(&framed) {
         assert_eq!(Trailer::decode(&trailer.encode()).expect("what is written is a trailer"), trailer);
+    }
+}
+
+/// A place in words: what was understood is printed so that it is understood alike, and leads somewhere or nowhere.
+pub fn place(bytes: &[u8]) {
+    let Ok(words) = std::str::from_utf8(bytes) else { return };
+    let Ok(place) = words.parse::<Where>() else { return };
+    let again: Where = place.to_string().parse().expect("what is printed is a place");
+    assert_eq!(place.to_string(), again.to_string());
+    let core = include_bytes!("seeds/core/64-little");
+    let image = Image::from_bytes(core.to_vec()).expect("the seed is a core");
+    let mut atlas = Atlas::new(&image, Touch::Stored).expect("an image knows its regions");
+    match (place.resolve(&mut atlas), again.resolve(&mut atlas)) {
+        (Ok(one), Ok(other)) => assert_eq!(one, other),
+        (one, other) => assert_eq!(one.is_err(), other.is_err()),
+    }
+}
+
+/// An ELF file that is mapped as a whole: its symbols, from the file and from memory.
+pub fn elf(bytes: &[u8]) {
+    for has_file in [true, false] {
+        let mapped = Mapped { bytes: Arc::new(bytes.to_vec()), has_file };
+        let region = mapped.region();
+        let _ = symbols::extent(&mapped, Touch::Stored, &region);
+        let Ok(found) = Symbols::of(&mapped, Touch::Stored, &region) else { continue };
+        for at in [BASE, BASE + 0x1000, BASE + bytes.len() as u64, 0, u64::MAX] {
+            let Some((symbol, offset)) = found.holding(Address::new(at)) else { continue };
+            assert_eq!(symbol.address.get().wrapping_add(offset), at);
+            assert!(!symbol.name.is_empty());
+            let _ = found.named(&symbol.name, symbol.version.as_deref());
+        }
+        assert!(found.named("", None).is_empty());
+    }
+}
+
+const BASE: u64 = 0x10_0000;
+
+/// A space with one mapping, of all of a file.
+#[derive(Clone)]
+struct Mapped {
+    bytes: Arc<Vec<u8>>,
+    has_file: bool,
+}
+
+impl Mapped {
+    fn region(&self) -> Region {
+        let end = BASE + self.bytes.len().max(1).next_multiple_of(4096) as u64;
+        let line = format!("{BASE:x}-{end:x} r-xp 00000000 08:01 5 /lib/a.so\n");
+        text::parse(line.as_bytes()).expect("a line of a map").as_slice()[0].clone()
+    }
+}
+
+impl Memory for Mapped {
+    fn platform(&self) -> &Platform {
+        &Platform::X86_64
+    }
+
+    fn regions(&self) -> Result<RegionMap, Error> {
+        Ok(RegionMap::new(vec![self.region()]))
+    }
+
+    fn pages(&self, span: Span) -> Result<PageRuns, Error> {
+        let mut runs = PageRuns::new();
+        if let Some(span) = self.region().span.intersection(span) {
+            runs.push(span, PageState::Resident);
+        }
+        Ok(runs)
+    }
+
+    fn read_at(&self, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        buf.fill(0);
+        let read = ReadFile::read_at(self, at.get() - BASE, buf).expect("bytes can be read");
+        Ok(read.max(buf.len()))
+    }
+}
+
+impl PageSource for Mapped {
+    fn fetch(&self, _: &Region, _: PageState, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        Memory::read_at(self, at, buf)
+    }
+
+    fn touch(&self, _: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        Memory::read_at(self, at, buf)
+    }
+}
+
+impl Source for Mapped {
+    fn handle(&self) -> Arc<dyn Source> {
+        Arc::new(self.clone())
+    }
+
+    fn file_behind(&self, _: &Region) -> Option<FileBehind> {
+        self.has_file.then(|| FileBehind { file: Arc::new(self.clone()), is_certain: true })
+    }
+}
+
+impl ReadFile for Mapped {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|at| self.bytes.get(at..)).unwrap_or_default();
+        let read = rest.len().min(buf.len());
+        buf[..read].copy_from_slice(&rest[..read]);
+        Ok(read)
     }
 }

@@ -3,7 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use memfetch::Fault;
 use memfetch::error::OutputError;
+use memfetch::query::atlas::NameError;
+use memfetch::query::place::PlaceError;
 
 /// What keeps a command from being done.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +17,12 @@ pub enum Failure {
     /// The library's own, where it was to receive something.
     #[error(transparent)]
     Receiving(memfetch::Error),
+    /// A place that was named is not there.
+    #[error(transparent)]
+    Place(PlaceError),
+    /// Nothing of what was asked for could be read, or no more of it.
+    #[error(transparent)]
+    Unread(Fault),
     /// The arguments make no sense together, or not here.
     #[error("{what}")]
     Usage {
@@ -34,6 +43,15 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<PlaceError> for Failure {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Name(NameError::Source(error)) => Self::Memory(error),
+            error => Self::Place(error),
+        }
+    }
 }
 
 impl Failure {

@@ -2,12 +2,14 @@
 
 use std::io::ErrorKind;
 
-use memfetch::Error;
 use memfetch::error::{EndpointError, FormatError, OutputError, ReceiveError, Refusal, StopError};
+use memfetch::query::atlas::NameError;
+use memfetch::query::place::PlaceError;
+use memfetch::{Cause, Error};
 
 use crate::args;
 use crate::failure::Failure;
-use crate::quantity::{Units, size};
+use crate::quantity::{Units, count, size};
 
 /// Who asks, and how.
 #[derive(Clone, Debug)]
@@ -54,6 +56,8 @@ pub fn hint(failure: &Failure, caller: &Caller) -> Option<String> {
     match failure {
         Failure::Memory(error) => of_memory(error, caller),
         Failure::Receiving(error) => of_receiving(error).or_else(|| of_memory(error, caller)),
+        Failure::Place(error) => of_place(error),
+        Failure::Unread(fault) => of_cause(fault.cause),
         Failure::Usage { hint, .. } => Some(hint.clone()),
         Failure::Stdout(_) => None,
         Failure::File { source, .. } => match source.kind() {
@@ -98,6 +102,63 @@ fn of_memory(error: &Error, caller: &Caller) -> Option<String> {
         Error::Output { source, .. } => return of_output(source),
         Error::Connect { source, .. } => return of_peer(source),
         Error::Listen { endpoint, source } => return of_listening(endpoint, source),
+        _ => return None,
+    })
+}
+
+fn of_place(error: &PlaceError) -> Option<String> {
+    let PlaceError::Name(error) = error else {
+        return match error {
+            PlaceError::Readings { .. } => Some("say one of them by its address".to_owned()),
+            PlaceError::NotMapped { .. } => of_cause(Cause::NotMapped),
+            _ => None,
+        };
+    };
+    Some(match error {
+        NameError::NoModule(name) if is_hexadecimal(name) => {
+            format!("addresses begin with 0x: `0x{name}`")
+        }
+        NameError::NoModule(name) => format!(
+            "`memfetch maps` lists the names; a symbol is `!{name}`, or MODULE!{name} (in quotes, for the shell)"
+        ),
+        NameError::NoRegion(_) => "`memfetch maps` lists what there is".to_owned(),
+        NameError::Ambiguous { .. } => {
+            "say it by its whole path, by its module (MODULE!SYMBOL), or by its address".to_owned()
+        }
+        NameError::NoSymbol { unsearched, .. } => {
+            let (module, why) = unsearched.first()?;
+            let others = match unsearched.len() {
+                1 => String::new(),
+                more => format!(", and {} more", count(more as u64 - 1, "module")),
+            };
+            format!("it may be in {module}, which could not be searched: {why}{others}")
+        }
+        NameError::NoSymbols { .. } => {
+            "an offset from the base of the module needs no symbols: MODULE+0x...".to_owned()
+        }
+        NameError::Indirect { resolver, .. } => format!("the function that decides it lies at {resolver}"),
+        _ => return None,
+    })
+}
+
+fn is_hexadecimal(name: &str) -> bool {
+    name.len() >= 4 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// What would let a byte be read.
+fn of_cause(cause: Cause) -> Option<String> {
+    Some(match cause {
+        Cause::NotMapped | Cause::Vanished => "`memfetch maps` lists what is mapped".to_owned(),
+        Cause::NotTouched => "`--touch stored` reads it where it is, and leaves it there".to_owned(),
+        Cause::SharedUnknown | Cause::FileUnavailable => {
+            "root may open what is behind it; `--touch all` reads it through the process, whose memory may grow by it"
+                .to_owned()
+        }
+        Cause::NotSaved => {
+            "`memfetch snap --contents full` saves everything; a process that still runs can be read itself".to_owned()
+        }
+        Cause::Truncated => "it was cut short while it was written or copied".to_owned(),
+        Cause::TimedOut => "`--time-limit` gives the kernel longer".to_owned(),
         _ => return None,
     })
 }

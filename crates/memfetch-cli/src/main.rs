@@ -18,6 +18,7 @@ mod stdout;
 mod summary;
 mod template;
 mod text;
+mod views;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,7 @@ fn run(args: Args) -> Result<Ending, Failure> {
         Some(Command::Snap(args)) => commands::snap::run(&plan::Snap::new(args)?),
         Some(Command::Maps(args)) => commands::maps::run(&plan::Maps::new(args)),
         Some(Command::Recv(args)) => commands::recv::run(&plan::Recv::new(args)),
+        Some(Command::Read(args)) => commands::read::run(&plan::Read::new(args)?),
         Some(Command::Verify(args)) => commands::verify::run(&plan::Verify::new(args)),
         None => generate::help(),
     }

@@ -101,6 +101,33 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << (10 * power)).ok_or_else(|| "a size is at most 16 EiB".to_owned())
 }
 
+/// Reads a number of things: as [`parse_size`], or hexadecimal with 0x.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn parse_count(text: &str) -> Result<u64, String> {
+    let wrong = |_| "a count is a number such as 64, 0x40, 4K or 1MiB".to_owned();
+    let count = match text.strip_prefix("0x").filter(|digits| !digits.starts_with('+')) {
+        Some(digits) => u64::from_str_radix(digits, 16).map_err(|error| wrong(error.to_string())),
+        None => parse_size(text).map_err(wrong),
+    }?;
+    if count == 0 { Err("a count is at least 1".to_owned()) } else { Ok(count) }
+}
+
+/// Reads a byte: decimal, or hexadecimal with 0x.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn parse_byte(text: &str) -> Result<u8, String> {
+    let byte = match text.strip_prefix("0x") {
+        Some(digits) => u8::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    byte.map_err(|_| "a byte is a number from 0 to 255, or from 0x0 to 0xff".to_owned())
+}
+
 /// Reads a duration: `500ms`, `10s`, `2m`, or seconds.
 ///
 /// # Errors
@@ -164,6 +191,18 @@ mod tests {
         for bad in ["", "0", "1h", "s", "1.5s"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn counts_and_bytes_are_read() {
+        for (text, count) in [("1", 1), ("0x40", 64), ("4K", 4096), ("1MiB", 1 << 20)] {
+            assert_eq!(parse_count(text), Ok(count), "{text}");
+        }
+        for bad in ["", "0", "0x", "0x+1", "-1", "0x0", "1x"] {
+            assert!(parse_count(bad).is_err(), "{bad}");
+        }
+        assert_eq!((parse_byte("255"), parse_byte("0x1f")), (Ok(255), Ok(31)));
+        assert!(parse_byte("256").is_err() && parse_byte("0x100").is_err() && parse_byte("x").is_err());
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
-use memfetch::image::Shortfall;
+use memfetch::image::{Completeness, Shortfall};
 use memfetch::{Error, Image, Process};
 
 use crate::map_table::Witness;
@@ -30,6 +31,25 @@ impl Source {
     pub fn shortfall(&self) -> Option<Shortfall> {
         match self {
             Self::Image(image) => image.shortfall(),
+            Self::Process(_) => None,
+        }
+    }
+
+    /// The same with another limit on how long a call waits for the kernel, if one is given.
+    pub fn with_time_limit(self, limit: Option<Duration>) -> Self {
+        match self {
+            Self::Process(process) if limit.is_some() => Self::Process(process.with_time_limit(limit)),
+            source => source,
+        }
+    }
+
+    /// What makes zeros doubtful: an image of ours that lacks its end reads as zero where it was not yet written.
+    pub fn doubt(&self) -> Option<Shortfall> {
+        match self {
+            Self::Image(image) => match image.completeness() {
+                Completeness::Incomplete(why) => Some(why.clone()),
+                Completeness::Complete | Completeness::Foreign => None,
+            },
             Self::Process(_) => None,
         }
     }

@@ -28,6 +28,41 @@ impl Stdout {
         };
         Ok(Self { file, room })
     }
+
+    /// Writes so many zeros: at the end of a regular file as a hole.
+    pub fn write_zeros(&mut self, len: u64) -> io::Result<()> {
+        const BLOCK: usize = 64 << 10;
+        if len >= BLOCK as u64 && self.leave_hole(len)? {
+            return Ok(());
+        }
+        let zeros = vec![0; BLOCK];
+        let mut left = len;
+        while left > 0 {
+            let now = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
+            self.write_all(zeros.get(..now).unwrap_or(&zeros))?;
+            left -= now as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes the file longer, if this is its end: what it holds already is not zero.
+    fn leave_hole(&mut self, len: u64) -> io::Result<bool> {
+        let metadata = self.file.metadata()?;
+        if !metadata.is_file() || rustix::fs::fcntl_getfl(&self.file)?.contains(rustix::fs::OFlags::APPEND) {
+            return Ok(false);
+        }
+        let position = self.file.stream_position()?;
+        let Some(end) = position.checked_add(len).filter(|_| position >= metadata.len()) else {
+            return Ok(false);
+        };
+        if self.room.is_some_and(|room| room < len) {
+            return Err(rustix::io::Errno::FBIG.into());
+        }
+        self.file.set_len(end)?;
+        self.file.seek(io::SeekFrom::Start(end))?;
+        self.room = self.room.map(|room| room.saturating_sub(len));
+        Ok(true)
+    }
 }
 
 impl Write for Stdout {
@@ -43,5 +78,32 @@ impl Write for Stdout {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn zeros_at_the_end_are_a_hole_and_others_are_written() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 300_000]).unwrap();
+        file.rewind().unwrap();
+        let mut out = Stdout::new(file.try_clone().unwrap()).unwrap();
+        out.write_zeros(200_000).unwrap();
+        out.write_all(&[2; 100_000]).unwrap();
+        out.write_zeros(1 << 30).unwrap();
+        out.write_all(&[3]).unwrap();
+        let metadata = file.metadata().unwrap();
+        assert_eq!(metadata.len(), 300_000 + (1 << 30) + 1);
+        assert!(metadata.blocks() * 512 < 1 << 20);
+        let mut bytes = [9; 4];
+        for (at, expected) in [(0, 0), (199_996, 0), (200_000, 2), (300_000, 0), ((1 << 30) + 299_997, 0)] {
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes[..3], at).unwrap();
+            assert_eq!(bytes[..3], [expected; 3], "{at}");
+        }
     }
 }

@@ -45,6 +45,16 @@ fn trailer() {
     run("trailer", entry::trailer);
 }
 
+#[test]
+fn place() {
+    run("place", entry::place);
+}
+
+#[test]
+fn elf() {
+    run("elf", entry::elf);
+}
+
 const MAPS: &[u8] = b"00010000-00012000 rw-p 00000000 00:00 0                                  [heap]\n\
 00020000-00022000 r--s 00001000 00:01 77                                 /memfd:a b\\012c (deleted)\n\
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n";
@@ -118,6 +128,18 @@ fn write_seeds() {
     write("trailer", "whole", &whole);
     write("trailer", "sections", &whole[28..whole.len() - 48]);
     write("trailer", "empty-sections", &Trailer::default().encode()[28..][..200]);
+    for (name, words) in [
+        ("address", "0x10000"),
+        ("heap", "heap+0x10..heap+32"),
+        ("length", "[stack]..+0x20"),
+        ("rest", "program+0x1000.."),
+        ("symbol", "program!environ@@GLIBC_2.2.5-8"),
+        ("anywhere", "!environ"),
+        ("plus-in-name", "libstdc++.so.6+16-0x8"),
+        ("dots-in-name", "/tmp/a..b"),
+    ] {
+        write("place", name, words.as_bytes());
+    }
     write("maps", "three", MAPS);
     write("maps", "cut", &MAPS[..100]);
     write("maps", "overlapping", b"1000-3000 r--p 0 0:0 0 \n2000-4000 rw-p 0 8:1 5 /x (deleted)\n");

@@ -2,6 +2,7 @@
 //! [`plan`](crate::plan).
 
 mod maps;
+mod read;
 mod recv;
 mod snap;
 mod verify;
@@ -14,6 +15,7 @@ use clap_complete::Shell;
 use memfetch::Selector;
 
 pub use maps::MapsArgs;
+pub use read::{OrderWord, ReadArgs};
 pub use recv::RecvArgs;
 pub use snap::{ContentsWord, Format, ModeWord, SnapArgs};
 pub use verify::VerifyArgs;
@@ -36,6 +38,7 @@ Examples:
   memfetch snap redis-server        the same by name
   memfetch maps 1234                its mappings, and what of each is in RAM
   memfetch maps redis-server.1234.core
+  memfetch read 1234 heap           a hexdump of the start of its heap
   memfetch verify *.core            whole, and unaltered?
 
 Exit codes:
@@ -90,6 +93,11 @@ pub enum Command {
     /// only when it is whole, verified by the digests that a core of memfetch ends with, and on stable storage; only
     /// then is the connection closed in good order, so that the sender knows too. Long runs of zeros become holes.
     Recv(RecvArgs),
+    /// Show memory as a hexdump, as values, or as it is
+    ///
+    /// What could not be read is shown as --, never as a zero. Memory that was never touched is not read: it is zero.
+    /// Lines that repeat the one above are a single *, as with hexdump and xxd.
+    Read(ReadArgs),
     /// Tell whether an image is whole and unaltered
     ///
     /// A core of memfetch ends with digests of all that was written, so that a change of any byte is found and told

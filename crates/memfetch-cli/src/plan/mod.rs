@@ -1,6 +1,7 @@
 //! Plans: the arguments with everything resolved that can be known before the work begins.
 
 mod maps;
+mod read;
 mod recv;
 mod snap;
 mod verify;
@@ -10,6 +11,7 @@ use memfetch::{Selection, Touch};
 use crate::args::{SelectionArgs, TouchWord};
 
 pub use maps::{Layout, Maps};
+pub use read::{Read, View};
 pub use recv::Recv;
 pub use snap::{Output, Snap};
 pub use verify::Verify;

@@ -70,7 +70,7 @@ pub enum NameError {
         candidates: Vec<String>,
     },
     /// The module has no such symbol.
-    #[error("{module} has no symbol `{symbol}`")]
+    #[error("`{symbol}` is no symbol of {module}")]
     NoSymbol {
         /// The symbol.
         symbol: String,
@@ -117,6 +117,14 @@ pub struct Landmark {
     pub module: Option<(OsString, u64)>,
     /// The symbol, and how far from its start it is.
     pub symbol: Option<(Symbol, u64)>,
+}
+
+impl Landmark {
+    /// Whether it is more than anonymous memory.
+    #[must_use]
+    pub fn has_name(&self) -> bool {
+        self.module.is_some() || !self.region.is_empty()
+    }
 }
 
 impl fmt::Display for Landmark {
@@ -257,6 +265,9 @@ impl<'a> Atlas<'a> {
                 Err(source) => unsearched.push((self.short_name(index), source)),
             }
         }
+        // What only its own file sees counts if no module shows the name to others.
+        let best = found.iter().map(|(_, symbol)| symbol.rank()).min();
+        found.retain(|(_, symbol)| Some(symbol.rank()) == best);
         let whole = |index: usize| format!("{}!{symbol}", self.short_name(index));
         match found.as_slice() {
             [(_, symbol)] if symbol.kind == SymbolKind::ThreadLocal => {
@@ -270,7 +281,7 @@ impl<'a> Atlas<'a> {
                 (Some(_), Some((module, source))) => Err(NameError::NoSymbols { module, source }),
                 (module, last) => {
                     unsearched.extend(last);
-                    let module = module.map_or_else(|| "no module".to_owned(), str::to_owned);
+                    let module = module.map_or_else(|| "any module".to_owned(), str::to_owned);
                     Err(NameError::NoSymbol { symbol: symbol.to_owned(), module, unsearched })
                 }
             },

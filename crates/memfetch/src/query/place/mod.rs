@@ -18,7 +18,7 @@
 //! `+` and `-` always move, `..` always spans. Offsets and lengths are decimal, or hexadecimal with 0x. Names may hold
 //! any of these characters: `libstdc++.so.6+0x10` is what it looks like, and where a text could mean two things that are
 //! there it is an error that names both. A number and a number, `0x1000+0x100`, is an offset here, while a
-//! [`Selector`](crate::Selector) takes it for a length: [`Where::could_be_length`] tells, so that a caller need not let
+//! [`Selector`](crate::Selector) takes it for a length: [`Where::if_a_length`] tells, so that a caller need not let
 //! it pass for either.
 
 mod resolve;
@@ -104,12 +104,14 @@ pub enum WhereError {
 }
 
 impl Where {
-    /// Whether it is a number and a number with nothing said of a length, as `0x1000+0x100`: an offset by the rules
-    /// here, and a length to a [`Selector`](crate::Selector).
+    /// Where it is a number and a number with nothing said of a length, as `0x1000+0x100`, which is an offset by the
+    /// rules here and a length to a [`Selector`](crate::Selector): the sum, and the span, in words that mean only that.
     #[must_use]
-    pub fn could_be_length(&self) -> bool {
-        matches!((&self.start.base, &self.extent), (Base::At(_), Extent::Open))
-            && matches!(self.start.offsets.as_slice(), [offset] if offset.by >= 0)
+    pub fn if_a_length(&self) -> Option<(Address, String)> {
+        let (Base::At(at), Extent::Open) = (&self.start.base, &self.extent) else { return None };
+        let [offset] = self.start.offsets.as_slice() else { return None };
+        let by = u64::try_from(offset.by).ok()?;
+        Some((at.checked_add(by)?, format!("{at}..{}", offset.text)))
     }
 
     /// Whether it tells where it ends.
@@ -307,8 +309,10 @@ mod tests {
             ("heap+8", false),
             ("0x1000", false),
         ] {
-            assert_eq!(parsed(text).could_be_length(), expected, "{text}");
+            assert_eq!(parsed(text).if_a_length().is_some(), expected, "{text}");
         }
+        let expected = (Address::new(0x1008), "0x1000..+8".to_owned());
+        assert_eq!(parsed("0x1000+8").if_a_length(), Some(expected));
     }
 
     #[test]

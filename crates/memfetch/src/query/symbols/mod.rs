@@ -15,7 +15,7 @@ use crate::query::reader::Reader;
 use crate::region::Region;
 use crate::source::{ReadFile, Source};
 
-use self::elf::{Bytes, Headers};
+use self::elf::Headers;
 use self::table::Table;
 
 /// What a symbol stands for.
@@ -43,9 +43,9 @@ pub struct Symbol {
     /// What it stands for.
     pub kind: SymbolKind,
     /// Whether other modules see it, or only the file that defines it.
-    pub(super) is_global: bool,
+    is_global: bool,
     /// Whether a name without a version means this version.
-    pub(super) is_default: bool,
+    is_default: bool,
 }
 
 /// Why a module has no symbols.
@@ -118,7 +118,7 @@ impl Symbols {
         if tables.is_empty() { Err(NoSymbols::Nowhere(causes)) } else { Ok(Self { bias, tables }) }
     }
 
-    /// All symbols of this name, and of this version where one is given, best first; those of one address are one.
+    /// All symbols of this name, and of this version where one is given, that are as good; those of one address are one.
     ///
     /// A name without a version means the default one. What only its own file sees counts if nothing else has the
     /// name.
@@ -132,10 +132,8 @@ impl Symbols {
                 }
             }
         }
-        let rank = |symbol: &Symbol| (!symbol.is_default, !symbol.is_global);
-        found.sort_by_key(rank);
-        let best = found.first().map(rank);
-        found.retain(|symbol| Some(rank(symbol)) == best);
+        let best = found.iter().map(Symbol::rank).min();
+        found.retain(|symbol| Some(symbol.rank()) == best);
         found
     }
 
@@ -153,10 +151,10 @@ impl Symbols {
 }
 
 /// The module's own file, if it is what was mapped.
-fn own_file<'a>(
+fn own_file(
     source: &dyn Source,
     first: &Region,
-    build_id: Option<&'a [u8]>,
+    build_id: Option<&[u8]>,
 ) -> Result<(elf::File, Headers), String> {
     let Some(behind) = source.file_behind(first) else {
         return Err("its file cannot be opened, or is no longer the one that was mapped".to_owned());
@@ -214,45 +212,19 @@ pub fn extent(source: &dyn Source, touch: Touch, first: &Region) -> Option<Span>
     headers.extent(headers.bias(base, first.file().map_or(0, |file| file.offset))?)
 }
 
+impl Symbol {
+    /// The lower of several of one name is meant.
+    pub(super) const fn rank(&self) -> (bool, bool) {
+        (!self.is_default, !self.is_global)
+    }
+}
+
 impl fmt::Display for Symbol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
         match &self.version {
             Some(version) => write!(f, "@{version}"),
             None => Ok(()),
-        }
-    }
-}
-
-/// For the fuzz target: a file of any bytes has symbols or none, and its names lead back to them.
-#[doc(hidden)]
-pub fn fuzz(bytes: &[u8]) {
-    struct Whole(Vec<u8>);
-    impl Bytes for Whole {
-        fn prefix(&self, at: u64, most: u64) -> Vec<u8> {
-            let start = usize::try_from(at).unwrap_or(usize::MAX);
-            let most = usize::try_from(most).unwrap_or(usize::MAX);
-            let rest = self.0.get(start..).unwrap_or_default();
-            rest.get(..most).unwrap_or(rest).to_vec()
-        }
-    }
-    let file = Whole(bytes.to_vec());
-    let Ok(headers) = Headers::read(&file) else { return };
-    let bias = headers.bias(0, 0).unwrap_or_default();
-    let _ = headers.extent(bias);
-    let _ = headers.build_id_in_file(&file);
-    let _ = headers.build_id_in_memory(&file, bias);
-    let (mut tables, _) = elf::tables_of_file(&file, &headers);
-    tables.extend(elf::table_in_memory(&file, &headers, bias));
-    let symbols = Symbols { bias, tables };
-    for at in [0, 0x1000, u64::MAX] {
-        if let Some((symbol, offset)) = symbols.holding(Address::new(at)) {
-            assert_eq!(symbol.address.get().wrapping_add(offset), at);
-            assert!(symbols.tables.iter().any(|table| {
-                table
-                    .named(&symbol.name, symbol.version.as_deref(), bias)
-                    .any(|found| found.address == symbol.address)
-            }));
         }
     }
 }
