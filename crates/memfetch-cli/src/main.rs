@@ -4,8 +4,10 @@
 
 mod args;
 mod commands;
+mod coverage;
 mod ending;
 mod failure;
+mod findings;
 mod generate;
 mod hints;
 mod map_table;
@@ -41,6 +43,7 @@ fn run(args: Args) -> Result<Ending, Failure> {
     }
     match args.command {
         Some(Command::Snap(args)) => commands::snap::run(&plan::Snap::new(args)?),
+        Some(Command::Find(args)) => commands::find::run(&plan::Find::new(args)?),
         Some(Command::Maps(args)) => commands::maps::run(&plan::Maps::new(args)),
         Some(Command::Recv(args)) => commands::recv::run(&plan::Recv::new(args)),
         Some(Command::Read(args)) => commands::read::run(&plan::Read::new(args)?),

@@ -115,6 +115,16 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
     if count == 0 { Err("a count is at least 1".to_owned()) } else { Ok(count) }
 }
 
+/// Reads an alignment: a power of two.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn parse_alignment(text: &str) -> Result<u64, String> {
+    let align = text.parse().ok().filter(|align: &u64| align.is_power_of_two() && *align <= 1 << 30);
+    align.ok_or_else(|| "an alignment is 1, 2, 4, 8 ... bytes".to_owned())
+}
+
 /// Reads a byte: decimal, or hexadecimal with 0x.
 ///
 /// # Errors

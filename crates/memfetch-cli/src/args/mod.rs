@@ -1,6 +1,7 @@
 //! The arguments as they are typed: flags and their words, nothing resolved. What they mean is in
 //! [`plan`](crate::plan).
 
+mod find;
 mod maps;
 mod read;
 mod recv;
@@ -14,6 +15,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum, Valu
 use clap_complete::Shell;
 use memfetch::Selector;
 
+pub use find::FindArgs;
 pub use maps::MapsArgs;
 pub use read::{OrderWord, ReadArgs};
 pub use recv::RecvArgs;
@@ -78,6 +80,11 @@ pub enum Command {
     /// stable storage. Pages that were never touched are holes in it. A page that was wanted and could not be read
     /// is a gap: it is listed in the core and in the summary, and makes the exit code 3.
     Snap(SnapArgs),
+    /// Find text, bytes, values or pointers in memory
+    ///
+    /// Each place is found once, also where it lies across mappings, in swap, or partly in memory that was never touched.
+    /// What could not be searched is told on standard error, with the cause.
+    Find(FindArgs),
     /// List the mappings of a process or an image, and the states of their pages
     ///
     /// The page states are known without touching a page. RESIDENT (RES in a narrow terminal) is in RAM; it is

@@ -1,5 +1,6 @@
 //! Plans: the arguments with everything resolved that can be known before the work begins.
 
+mod find;
 mod maps;
 mod read;
 mod recv;
@@ -10,6 +11,7 @@ use memfetch::{Selection, Touch};
 
 use crate::args::{SelectionArgs, TouchWord};
 
+pub use find::{Find, Report, Wanted};
 pub use maps::{Layout, Maps};
 pub use read::{Read, View};
 pub use recv::Recv;

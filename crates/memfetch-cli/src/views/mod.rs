@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use memfetch::Fault;
 use memfetch::query::reader::Chunk;
 
-pub use hex::Hex;
+pub use hex::{Hex, painted};
 pub use json::{Json, Subject};
 pub use raw::Raw;
 pub use typed::Typed;

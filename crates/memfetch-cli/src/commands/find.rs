@@ -1,0 +1,70 @@
+//! `memfetch find`.
+
+use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
+
+use memfetch::query::atlas::Atlas;
+use memfetch::query::find::Search;
+
+use crate::coverage;
+use crate::ending::Ending;
+use crate::failure::Failure;
+use crate::findings::{self, Findings};
+use crate::plan::{Find, Report};
+use crate::report::report;
+use crate::source;
+use crate::text::printable;
+
+/// Searches, and tells of each hit as it is found.
+pub fn run(plan: &Find) -> Result<Ending, Failure> {
+    let source = source::open(&plan.source)?.with_time_limit(plan.time_limit);
+    let memory = source.memory();
+    let patterns = plan.patterns(memory.platform())?;
+    let atlas = Atlas::new(memory, plan.touch)?;
+    let mut search = Search::new(patterns).selection(plan.selection.clone()).touch(plan.touch);
+    search = search.around(findings::around(plan.report));
+    if let Some(threads) = plan.threads {
+        search = search.threads(threads);
+    }
+    let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let mut findings = Findings::new(plan, atlas, out);
+    let mut failure = None;
+    let swept = search.run(memory, |sighting| match findings.tell(&sighting) {
+        Ok(()) if plan.max_count.is_some_and(|most| findings.found() >= most) => ControlFlow::Break(()),
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failure = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    let found = findings.found() > 0;
+    match failure.map_or(Ok(()), Err).and_then(|()| findings.finish(&swept.coverage)) {
+        // Whoever has read enough still learns how it ended.
+        Err(failure) if failure.is_broken_pipe() => {}
+        told => told?,
+    }
+    let mut ending = match (found, swept.coverage.gaps.is_empty()) {
+        (true, _) => Ending::Done,
+        (false, true) => Ending::Different,
+        (false, false) => Ending::Gaps,
+    };
+    if plan.report != Report::Nothing {
+        if plan.report != Report::Json {
+            let _ = io::stderr().write_all(coverage::paragraph("searched", &swept.coverage).as_bytes());
+        }
+        if let Some(why) = source.shortfall() {
+            let name = printable(&plan.source);
+            let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost is not searched");
+        }
+    }
+    if !found && source.shortfall().is_some() {
+        ending = Ending::Gaps;
+    }
+    // With -q, and where enough was found, nothing that comes later matters.
+    match swept.result {
+        Err(error) if !(found && plan.report == Report::Nothing) => {
+            Ok(ending.max(report(&Failure::from(error))))
+        }
+        _ => Ok(ending),
+    }
+}

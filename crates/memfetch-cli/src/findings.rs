@@ -1,0 +1,306 @@
+//! [`Findings`]: how hits are told.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+
+use memfetch::query::atlas::{Atlas, Landmark};
+use memfetch::query::dump::{Cell, Layout, Line};
+use memfetch::query::find::Sighting;
+use memfetch::query::sweep::Coverage;
+use memfetch::{Address, Span};
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::plan::{Find, Report, Wanted};
+use crate::text::{Paint, printable};
+use crate::views::painted;
+
+/// Bytes of a line of a hexdump.
+const WIDTH: u64 = 16;
+/// So many bytes of a text are shown before a hit, and so many from its start.
+const BEFORE: u64 = 24;
+const SHOWN: u64 = 64;
+/// So many bytes of a hit are shown where it is no text.
+const SHOWN_BYTES: u64 = 16;
+
+/// How much memory around a hit telling it takes.
+pub fn around(report: Report) -> u64 {
+    match report {
+        Report::Lines { context: Some((before, after)), .. } => (u64::from(before.max(after)) + 1) * WIDTH,
+        Report::Lines { .. } | Report::Json => SHOWN,
+        _ => 0,
+    }
+}
+
+/// Hits, told as they come.
+pub struct Findings<'a, W> {
+    plan: &'a Find,
+    atlas: Atlas<'a>,
+    out: W,
+    counts: Vec<u64>,
+    /// The regions with hits, by their starts.
+    mappings: BTreeMap<Address, (Span, String)>,
+    line: Line,
+}
+
+/// A hit in JSON.
+#[derive(Serialize)]
+struct Entry<'a> {
+    address: Address,
+    length: u64,
+    pattern: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<Within>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module: Option<Within>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    points_to: Option<Address>,
+    bytes: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+}
+
+/// A place in something that has a name.
+#[derive(Serialize)]
+struct Within {
+    name: String,
+    offset: u64,
+}
+
+/// What stands at the end of JSON.
+#[derive(Serialize)]
+struct Summary<'a> {
+    coverage: &'a Coverage,
+}
+
+impl<'a, W: Write> Findings<'a, W> {
+    /// Tells what was found to `out`, as the plan says.
+    pub fn new(plan: &'a Find, atlas: Atlas<'a>, out: W) -> Self {
+        let counts = vec![0; plan.wanted.len()];
+        Self { plan, atlas, out, counts, mappings: BTreeMap::new(), line: Line::default() }
+    }
+
+    /// How many hits were told.
+    pub fn found(&self) -> usize {
+        usize::try_from(self.counts.iter().sum::<u64>()).unwrap_or(usize::MAX)
+    }
+
+    /// Tells of one.
+    pub fn tell(&mut self, sighting: &Sighting<'_>) -> Result<(), Failure> {
+        if let Some(count) = self.counts.get_mut(sighting.hit.pattern) {
+            *count += 1;
+        }
+        match self.plan.report {
+            Report::Nothing | Report::Count => Ok(()),
+            Report::Mappings => {
+                if let Some(region) = self.atlas.regions().at(sighting.hit.at) {
+                    let name = || printable(&region.name());
+                    self.mappings.entry(region.span.start()).or_insert_with(|| (region.span, name()));
+                }
+                Ok(())
+            }
+            Report::OnlyMatching => Ok(writeln!(self.out, "{}", self.matched(sighting))?),
+            Report::Json => self.json(sighting),
+            Report::Lines { context: None, paint } => self.short(sighting, paint),
+            Report::Lines { context: Some(lines), paint } => self.long(sighting, lines, paint),
+        }
+    }
+
+    /// Tells what can be told only at the end.
+    pub fn finish(&mut self, coverage: &Coverage) -> Result<(), Failure> {
+        match self.plan.report {
+            Report::Count if self.counts.len() == 1 => writeln!(self.out, "{}", self.found())?,
+            Report::Count => {
+                for (count, wanted) in self.counts.iter().zip(&self.plan.wanted) {
+                    writeln!(self.out, "{count:>8}  {}", printable(OsStr::new(&wanted.to_string())))?;
+                }
+            }
+            Report::Mappings => {
+                for (span, name) in self.mappings.values() {
+                    writeln!(self.out, "{:012x}-{:012x}  {name}", span.start().get(), span.end().get())?;
+                }
+            }
+            Report::Json => {
+                serde_json::to_writer(&mut self.out, &Summary { coverage }).map_err(std::io::Error::from)?;
+                self.out.write_all(b"\n")?;
+            }
+            _ => {}
+        }
+        Ok(self.out.flush()?)
+    }
+
+    fn wanted(&self, sighting: &Sighting<'_>) -> Option<&'a Wanted> {
+        self.plan.wanted.get(sighting.hit.pattern)
+    }
+
+    fn is_utf16(&self, sighting: &Sighting<'_>) -> bool {
+        matches!(self.wanted(sighting), Some(Wanted::Text(_, true)))
+    }
+
+    /// What matched, on one line.
+    fn matched(&self, sighting: &Sighting<'_>) -> String {
+        if self.is_utf16(sighting) {
+            utf16(sighting.bytes())
+        } else {
+            printable(OsStr::from_bytes(sighting.bytes()))
+        }
+    }
+
+    /// Address, place, and what is there.
+    fn short(&mut self, sighting: &Sighting<'_>, paint: Paint) -> Result<(), Failure> {
+        let at = sighting.hit.at;
+        let place = self.place(at);
+        let shown = match self.wanted(sighting) {
+            Some(Wanted::Text(_, true)) => paint.alarm(&utf16(sighting.bytes())),
+            Some(Wanted::Text(..) | Wanted::Regex(_)) => line_of_text(sighting, paint),
+            Some(Wanted::PointsTo(_)) => match self.pointer(sighting) {
+                Some(to) => format!("-> {:012x}  {}", to.get(), self.place(to)),
+                None => String::new(),
+            },
+            Some(Wanted::Hex(_) | Wanted::Value(..)) | None => row_of_bytes(sighting, paint),
+        };
+        let address = paint.dim(&format!("{:012x}", at.get()));
+        Ok(writeln!(self.out, "{address}  {place:<24}  {shown}")?)
+    }
+
+    fn place(&self, at: Address) -> String {
+        let Some(landmark) = self.atlas.landmark(at) else { return "?".to_owned() };
+        let name = if landmark.region.is_empty() && landmark.module.is_none() {
+            // It has no name but its address.
+            let start = at.get() - landmark.region_offset;
+            format!("{start:x}+{:#x}", landmark.region_offset)
+        } else {
+            landmark.to_string()
+        };
+        printable(OsStr::new(&name))
+    }
+
+    fn pointer(&self, sighting: &Sighting<'_>) -> Option<Address> {
+        matches!(self.wanted(sighting), Some(Wanted::PointsTo(_))).then_some(())?;
+        let mut word = [0; 8];
+        word.get_mut(..sighting.bytes().len())?.copy_from_slice(sighting.bytes());
+        Some(Address::new(u64::from_le_bytes(word)))
+    }
+
+    /// The lines of a hexdump around it.
+    fn long(
+        &mut self,
+        sighting: &Sighting<'_>,
+        (before, after): (u16, u16),
+        paint: Paint,
+    ) -> Result<(), Failure> {
+        if self.found() > 1 {
+            writeln!(self.out)?;
+        }
+        let hit = sighting.hit.span();
+        writeln!(
+            self.out,
+            "{}  {}",
+            paint.bold(&format!("{:012x}", hit.start().get())),
+            self.place(hit.start())
+        )?;
+        let first = hit.start().align_down(WIDTH).get().saturating_sub(u64::from(before) * WIDTH);
+        let shown_end = hit.end().min(hit.start().saturating_add(SHOWN * WIDTH));
+        let last = shown_end.align_up(WIDTH).saturating_add(u64::from(after) * WIDTH);
+        let Some(all) = Span::new(Address::new(first), last) else { return Ok(()) };
+        let (read, bytes) = sighting.around(all);
+        for row in all.pieces(WIDTH) {
+            let cell = |at: Address| {
+                let offset = at.offset_from(read.start()).and_then(|offset| usize::try_from(offset).ok());
+                offset.and_then(|offset| bytes.get(offset)).map_or(Cell::Outside, |&byte| Cell::Byte(byte))
+            };
+            let cells: Vec<_> = (0..WIDTH).map(|offset| cell(row.start().saturating_add(offset))).collect();
+            if cells.iter().all(|cell| *cell == Cell::Outside) {
+                continue;
+            }
+            let marked = |index: usize| hit.contains(row.start().saturating_add(index as u64));
+            Layout::default().render(row.start(), &cells, marked, &mut self.line);
+            if paint.is_on() {
+                writeln!(self.out, "{}", painted(&self.line, paint))?;
+            } else {
+                writeln!(self.out, "{}", self.line.text())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn json(&mut self, sighting: &Sighting<'_>) -> Result<(), Failure> {
+        let at = sighting.hit.at;
+        let landmark = self.atlas.landmark(at);
+        let name = |name: &OsStr| name.to_string_lossy().into_owned();
+        let entry = Entry {
+            address: at,
+            length: sighting.hit.len,
+            pattern: self.wanted(sighting).map(ToString::to_string).unwrap_or_default(),
+            region: landmark.as_ref().map(|Landmark { region, region_offset, .. }| Within {
+                name: name(region),
+                offset: *region_offset,
+            }),
+            module: landmark
+                .as_ref()
+                .and_then(|landmark| landmark.module.as_ref())
+                .map(|(module, offset)| Within { name: name(module), offset: *offset }),
+            points_to: self.pointer(sighting),
+            bytes: sighting.bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
+            text: std::str::from_utf8(sighting.bytes()).ok().filter(|text| !text.contains(char::is_control)),
+        };
+        serde_json::to_writer(&mut self.out, &entry).map_err(std::io::Error::from)?;
+        Ok(self.out.write_all(b"\n")?)
+    }
+}
+
+/// UTF-16 as text; what is none is replaced.
+fn utf16(bytes: &[u8]) -> String {
+    let (units, _) = bytes.as_chunks::<2>();
+    let units: Vec<u16> = units.iter().map(|unit| u16::from_le_bytes(*unit)).collect();
+    printable(OsStr::new(&String::from_utf16_lossy(&units)))
+}
+
+/// The text in which it stands, from the last byte before it that is no text to the first behind it.
+fn line_of_text(sighting: &Sighting<'_>, paint: Paint) -> String {
+    let hit = sighting.hit.span();
+    let from = Address::new(hit.start().get().saturating_sub(BEFORE));
+    let all = Span::new(from, hit.end().max(hit.start().saturating_add(SHOWN))).unwrap_or(hit);
+    let (read, bytes) = sighting.around(all);
+    let split = hit.start().offset_from(read.start()).unwrap_or_default() as usize;
+    let (before, from_hit) = bytes.split_at_checked(split).unwrap_or_default();
+    let len = usize::try_from(hit.len()).unwrap_or(usize::MAX).min(from_hit.len());
+    let (matched, behind) = from_hit.split_at(len);
+    // A long match is shown by its beginning.
+    let (matched, cut) = match matched.get(..4 * SHOWN as usize) {
+        Some(head) if matched.len() > head.len() => (head, "…"),
+        _ => (matched, ""),
+    };
+    let room = (SHOWN as usize).saturating_sub(matched.len());
+    let start = before.iter().rposition(|byte| !is_text(*byte)).map_or(0, |index| index + 1);
+    let end = behind.iter().position(|byte| !is_text(*byte)).unwrap_or(behind.len()).min(room);
+    format!(
+        "{}{}{cut}{}",
+        printable(OsStr::from_bytes(before.get(start..).unwrap_or_default())),
+        paint.alarm(&printable(OsStr::from_bytes(matched))),
+        printable(OsStr::from_bytes(behind.get(..end).unwrap_or_default()))
+    )
+}
+
+const fn is_text(byte: u8) -> bool {
+    byte >= 0x20 && byte != 0x7f
+}
+
+/// The bytes from where it begins, and as characters.
+fn row_of_bytes(sighting: &Sighting<'_>, paint: Paint) -> String {
+    let hit = sighting.hit.span();
+    let all = Span::from_len(hit.start(), SHOWN_BYTES).unwrap_or(hit);
+    let (_, bytes) = sighting.around(all);
+    let mut text = String::new();
+    for (index, byte) in bytes.iter().enumerate() {
+        let byte = format!("{byte:02x}");
+        text.push_str(&if (index as u64) < hit.len() { paint.alarm(&byte) } else { byte });
+        text.push(' ');
+    }
+    text.push_str(&"   ".repeat((SHOWN_BYTES as usize).saturating_sub(bytes.len())));
+    let characters =
+        bytes.iter().map(|&byte| if (0x20..0x7f).contains(&byte) { char::from(byte) } else { '.' });
+    text + " |" + &characters.collect::<String>() + "|"
+}
