@@ -17,9 +17,8 @@ use memfetch::{
 pub fn maps(bytes: &[u8]) {
     let Ok(map) = text::parse(bytes) else { return };
     let again = text::parse(&text::print(&map)).expect("what is printed is a map");
-    let outline = |map: &RegionMap| -> Vec<_> {
-        map.iter().map(|region| (region.span, region.permissions)).collect()
-    };
+    let outline =
+        |map: &RegionMap| -> Vec<_> { map.iter().map(|region| (region.span, region.permissions)).collect() };
     assert_eq!(outline(&map), outline(&again));
 }
 
