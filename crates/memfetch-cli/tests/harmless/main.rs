@@ -8,6 +8,7 @@ mod crowds;
 mod files;
 mod forked;
 mod limits;
+mod reading;
 mod shared;
 mod sparse;
 mod swapped;

@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::memory::{PAGE, advise, fill, map, map_at, resize, temporary_file};
 use crate::{Role, argument, fact, serve, unknown};
@@ -14,10 +15,32 @@ pub const ROLES: &[Role] = &[
     ("undumpable", undumpable),
     ("sandboxed", sandboxed),
     ("without", without),
+    ("symbols", symbols),
 ];
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+
+/// What the role `symbols` has under a name: 7, its own address, and the address of `environ`'s strings.
+#[unsafe(no_mangle)]
+#[used]
+static MEMFETCH_MARK: [AtomicU64; 3] = [AtomicU64::new(7), AtomicU64::new(0), AtomicU64::new(0)];
+
+/// `symbols`: the symbol `MEMFETCH_MARK` of the program is three words: 7, the fact `mark`, which is its own address,
+/// and the fact `environ`, which is what the C library's variable of that name points at.
+fn symbols(_: &[String]) {
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    let mark = MEMFETCH_MARK.as_ptr() as u64;
+    // SAFETY: the C library's variable is set before main, and only this thread runs.
+    let strings = unsafe { environ } as u64;
+    MEMFETCH_MARK[1].store(mark, Ordering::Relaxed);
+    MEMFETCH_MARK[2].store(strings, Ordering::Relaxed);
+    fact("mark", format_args!("{mark:#x}"));
+    fact("environ", format_args!("{strings:#x}"));
+    serve(unknown);
+}
 
 /// `odd-mappings FOLDER`: mappings at the addresses of the facts, pages filled with their addresses:
 ///
