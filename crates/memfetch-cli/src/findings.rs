@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
-use memfetch::query::atlas::{Atlas, Landmark};
+use memfetch::query::atlas::Atlas;
 use memfetch::query::dump::{Cell, Layout, Line};
 use memfetch::query::find::Sighting;
 use memfetch::query::sweep::Coverage;
@@ -66,6 +66,7 @@ struct Entry<'a> {
 #[derive(Serialize)]
 struct Within {
     name: String,
+    start: Address,
     offset: u64,
 }
 
@@ -229,19 +230,19 @@ impl<'a, W: Write> Findings<'a, W> {
     fn json(&mut self, sighting: &Sighting<'_>) -> Result<(), Failure> {
         let at = sighting.hit.at;
         let landmark = self.atlas.landmark(at);
-        let name = |name: &OsStr| name.to_string_lossy().into_owned();
+        let within = |name: &OsStr, offset: u64| {
+            let start = Address::new(at.get().saturating_sub(offset));
+            Within { name: name.to_string_lossy().into_owned(), start, offset }
+        };
         let entry = Entry {
             address: at,
             length: sighting.hit.len,
             pattern: self.wanted(sighting).map(ToString::to_string).unwrap_or_default(),
-            region: landmark.as_ref().map(|Landmark { region, region_offset, .. }| Within {
-                name: name(region),
-                offset: *region_offset,
-            }),
+            region: landmark.as_ref().map(|landmark| within(&landmark.region, landmark.region_offset)),
             module: landmark
                 .as_ref()
                 .and_then(|landmark| landmark.module.as_ref())
-                .map(|(module, offset)| Within { name: name(module), offset: *offset }),
+                .map(|(module, offset)| within(module, *offset)),
             points_to: self.pointer(sighting),
             bytes: sighting.bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
             text: std::str::from_utf8(sighting.bytes()).ok().filter(|text| !text.contains(char::is_control)),
@@ -274,18 +275,26 @@ fn line_of_text(sighting: &Sighting<'_>, paint: Paint) -> String {
         _ => (matched, ""),
     };
     let room = (SHOWN as usize).saturating_sub(matched.len());
-    let start = before.iter().rposition(|byte| !is_text(*byte)).map_or(0, |index| index + 1);
-    let end = behind.iter().position(|byte| !is_text(*byte)).unwrap_or(behind.len()).min(room);
+    let behind = behind.get(..room).unwrap_or(behind);
     format!(
         "{}{}{cut}{}",
-        printable(OsStr::from_bytes(before.get(start..).unwrap_or_default())),
+        printable(OsStr::new(text_up_to(before))),
         paint.alarm(&printable(OsStr::from_bytes(matched))),
-        printable(OsStr::from_bytes(behind.get(..end).unwrap_or_default()))
+        printable(OsStr::new(text_from(behind)))
     )
 }
 
-const fn is_text(byte: u8) -> bool {
-    byte >= 0x20 && byte != 0x7f
+/// The text that `bytes` end with.
+fn text_up_to(bytes: &[u8]) -> &str {
+    let last = bytes.utf8_chunks().last().filter(|chunk| chunk.invalid().is_empty());
+    let text = last.map_or("", |chunk| chunk.valid());
+    text.rsplit(char::is_control).next().unwrap_or(text)
+}
+
+/// The text that `bytes` begin with.
+fn text_from(bytes: &[u8]) -> &str {
+    let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    text.split(char::is_control).next().unwrap_or(text)
 }
 
 /// The bytes from where it begins, and as characters.
@@ -303,4 +312,17 @@ fn row_of_bytes(sighting: &Sighting<'_>, paint: Paint) -> String {
     let characters =
         bytes.iter().map(|&byte| if (0x20..0x7f).contains(&byte) { char::from(byte) } else { '.' });
     text + " |" + &characters.collect::<String>() + "|"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_ends_where_it_is_none() {
+        assert_eq!(text_up_to(b"old\0key: "), "key: ");
+        assert_eq!(text_up_to("\u{e9}t\u{e9}".as_bytes()), "\u{e9}t\u{e9}");
+        assert_eq!((text_up_to(b"a\xff"), text_up_to(b"\xffa"), text_up_to(b"")), ("", "a", ""));
+        assert_eq!((text_from(b"value\nnext"), text_from(b"v\xff"), text_from(b"\xff")), ("value", "v", ""));
+    }
 }

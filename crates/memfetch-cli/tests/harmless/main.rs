@@ -9,6 +9,7 @@ mod files;
 mod forked;
 mod limits;
 mod reading;
+mod searching;
 mod shared;
 mod sparse;
 mod swapped;
