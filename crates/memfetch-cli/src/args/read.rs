@@ -22,7 +22,7 @@ WHERE is a place, or a span of two:
   libc.so.6!environ  a symbol; !environ in whichever module has it
   PLACE+0x10 PLACE-8 moved: + and - always move
   PLACE..PLACE       up to the second: .. always spans
-  PLACE..+0x100      so many bytes
+  PLACE..+0x100      so many bytes (also 256, 4K, 1M)
   PLACE..            to the end of its mapping
 
 Examples:

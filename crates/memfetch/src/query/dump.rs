@@ -170,7 +170,7 @@ impl Layout {
         self.width.clamp(1, Self::WIDEST)
     }
 
-    /// Makes the line of at most [`Layout::width`] cells, the first of which lies at `at`. `marked` tells by the number
+    /// Makes the line of at most `width` cells, the first of which lies at `at`. `marked` tells by the number
     /// of a cell whether it is marked.
     pub fn render(self, at: Address, cells: &[Cell], marked: impl Fn(usize) -> bool, line: &mut Line) {
         line.clear();

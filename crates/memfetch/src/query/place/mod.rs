@@ -3,7 +3,7 @@
 //! ```text
 //! WHERE   PLACE            there; how much is left to the reader
 //!         PLACE..PLACE     from the first up to, and without, the second
-//!         PLACE..+LENGTH   so many bytes
+//!         PLACE..+LENGTH   so many bytes: 64, 0x40, 4K, 1M
 //!         PLACE..          up to the end of the region
 //! PLACE   BASE             with any number of +OFFSET and -OFFSET behind it
 //! BASE    0x7ffd1000       an address: hexadecimal, and always with 0x
@@ -96,7 +96,7 @@ pub enum WhereError {
     #[error("`{0}` is not an address: addresses are hexadecimal and begin with 0x")]
     NoPrefix(String),
     /// Behind `..+` stands no number.
-    #[error("`{0}` is not a length: lengths are decimal, or hexadecimal with 0x")]
+    #[error("`{0}` is not a length: lengths are such as 64, 0x40, 4K or 1M")]
     Length(String),
     /// Before or behind the `!` is nothing.
     #[error("`{0}` names no symbol: a symbol is MODULE!NAME, or !NAME")]
@@ -130,6 +130,17 @@ fn parse_number(text: &str) -> Option<u64> {
     }
 }
 
+/// Parses a length: a number, or a decimal one with K, M, G or T (of 1024) behind it.
+fn parse_length(text: &str) -> Option<u64> {
+    let units = [("K", 10), ("M", 20), ("G", 30), ("T", 40)];
+    for (unit, power) in units.iter().filter(|_| !text.starts_with("0x")) {
+        if let Some(number) = text.strip_suffix(unit) {
+            return parse_number(number)?.checked_mul(1 << power);
+        }
+    }
+    parse_number(text)
+}
+
 impl FromStr for Where {
     type Err = WhereError;
 
@@ -145,7 +156,7 @@ impl FromStr for Where {
         let extent = match (end, end.strip_prefix('+')) {
             ("", _) => Extent::Rest,
             (_, Some(length)) => {
-                Extent::Length(parse_number(length).ok_or_else(|| WhereError::Length(length.to_owned()))?)
+                Extent::Length(parse_length(length).ok_or_else(|| WhereError::Length(length.to_owned()))?)
             }
             (end, None) => Extent::To(end.parse()?),
         };
@@ -175,7 +186,7 @@ fn last_offset(text: &str) -> Option<(&str, Offset)> {
     let at = text.rfind(['+', '-']).filter(|&at| at > 0)?;
     let (base, offset) = text.split_at(at);
     let (sign, number) = offset.split_at(1);
-    let number = i128::from(parse_number(number).filter(|_| !number.is_empty())?);
+    let number = i128::from(parse_number(number)?);
     let by = if sign == "-" { -number } else { number };
     Some((base, Offset { text: offset.to_owned(), by }))
 }
@@ -287,6 +298,7 @@ mod tests {
             ("heap+0x10..heap+32", "heap+32"),
             ("heap..+0x20", "32 bytes"),
             ("main!table..+100", "100 bytes"),
+            ("heap..+4K", "4096 bytes"),
             ("heap..", "rest"),
             ("a..b..c", "c"),
         ] {
@@ -328,6 +340,8 @@ mod tests {
             "4096+1",
             "heap..+",
             "heap..+x",
+            "heap..+K",
+            "heap..+99999999T",
             "heap..12",
             "lib!",
             "!",

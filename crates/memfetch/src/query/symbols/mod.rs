@@ -99,7 +99,8 @@ impl Symbols {
                     causes.extend(missing.map(|why| format!("its file has no symbols: {why}")));
                     headers = headers.or(Some(of_file));
                 }
-                Err(why) => causes.push(why),
+                Err(NoSymbols::NotElf) if headers.is_none() => return Err(NoSymbols::NotElf),
+                Err(why) => causes.push(why.to_string()),
             }
         }
         let headers = headers.ok_or_else(|| {
@@ -155,12 +156,13 @@ fn own_file(
     source: &dyn Source,
     first: &Region,
     build_id: Option<&[u8]>,
-) -> Result<(elf::File, Headers), String> {
+) -> Result<(elf::File, Headers), NoSymbols> {
+    let refused = |why: &str| Err(NoSymbols::Nowhere(vec![why.to_owned()]));
     let Some(behind) = source.file_behind(first) else {
-        return Err("its file cannot be opened, or is no longer the one that was mapped".to_owned());
+        return refused("its file cannot be opened, or is no longer the one that was mapped");
     };
     let file = elf::File(behind.file);
-    let headers = Headers::read(&file).map_err(|_| "its file is no ELF file".to_owned())?;
+    let headers = Headers::read(&file)?;
     let of_file = headers.build_id_in_file(&file);
     let is_same = match (build_id, &of_file) {
         (Some(mapped), Some(of_file)) => mapped == of_file.as_slice(),
@@ -170,10 +172,9 @@ fn own_file(
     if is_same {
         Ok((file, headers))
     } else if build_id.is_some() {
-        Err("the file of its name is another one: its build-id differs".to_owned())
+        refused("the file of its name is another one: its build-id differs")
     } else {
-        Err("the file of its name cannot be told to be the one that was mapped: no build-id is in memory"
-            .to_owned())
+        refused("the file of its name cannot be told to be the one that was mapped: no build-id is in memory")
     }
 }
 
