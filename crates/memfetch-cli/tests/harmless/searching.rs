@@ -8,7 +8,17 @@ use super::*;
 /// What goes through all of the memory, and how it ends where there is nothing to be found.
 const COMMANDS: [(&[&str], i32); 2] = [
     (&["find", "PID", "a text that is nowhere", "-e", "a.* text that is nowhere [0-9]+"], 1),
-    (&["find", "PID", "--points-to", "0x10..0x20", "-x", "ab ad ?? ba be 00 11 22 33"], 1),
+    (
+        &[
+            "find",
+            "PID",
+            "--points-to",
+            "0x6b6b6b6b6b6b0000..0x6b6b6b6b6b6c0000",
+            "-x",
+            "ab ad ?? ba be 00 11 22 33",
+        ],
+        1,
+    ),
 ];
 
 /// Runs each command on a process, and sees to it that the process stays as it is.
