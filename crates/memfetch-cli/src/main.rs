@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod coverage;
 mod ending;
 mod failure;
 mod generate;
@@ -41,6 +42,7 @@ fn run(args: Args) -> Result<Ending, Failure> {
     match args.command {
         Some(Command::Snap(args)) => commands::snap::run(&plan::Snap::new(args)?),
         Some(Command::Maps(args)) => commands::maps::run(&plan::Maps::new(args)),
+        Some(Command::Strings(args)) => commands::strings::run(&plan::Strings::new(args)),
         Some(Command::Verify(args)) => commands::verify::run(&plan::Verify::new(args)),
         None => generate::help(),
     }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use memfetch::image::Shortfall;
 use memfetch::{Error, Image, Process};
@@ -23,6 +24,14 @@ impl Source {
         match self {
             Self::Process(process) => process,
             Self::Image(image) => image,
+        }
+    }
+
+    /// The same, with another limit on how long the kernel may take for one answer about a process.
+    pub fn with_time_limit(self, limit: Option<Duration>) -> Self {
+        match self {
+            Self::Process(process) => Self::Process(process.with_time_limit(limit)),
+            image @ Self::Image(_) => image,
         }
     }
 

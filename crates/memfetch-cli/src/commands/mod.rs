@@ -2,4 +2,5 @@
 
 pub mod maps;
 pub mod snap;
+pub mod strings;
 pub mod verify;

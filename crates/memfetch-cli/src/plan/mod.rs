@@ -2,6 +2,7 @@
 
 mod maps;
 mod snap;
+mod strings;
 mod verify;
 
 use memfetch::{Selection, Touch};
@@ -10,6 +11,7 @@ use crate::args::{SelectionArgs, TouchWord};
 
 pub use maps::{Layout, Maps};
 pub use snap::{Output, Snap};
+pub use strings::{StringLayout, Strings};
 pub use verify::Verify;
 
 /// What is told about a snapshot.
