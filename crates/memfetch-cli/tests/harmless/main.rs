@@ -10,6 +10,7 @@ mod forked;
 mod limits;
 mod shared;
 mod sparse;
+mod strings;
 mod swapped;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -69,6 +69,12 @@ impl<'a, F: FnMut(&Text<'_>) -> ControlFlow<()>> Joiner<'a, F> {
             let at = segment.address_of(run.start);
             let bytes = segment.bytes().get(run.start..run.end).unwrap_or_default();
             self.drain(at)?;
+            let is_whole = run.start >= core.start + 2 && run.end < core.end;
+            if is_whole && bytes.len() <= PIECE && self.is_clear() {
+                // The scan knew all of it, and that it is wanted.
+                self.tell(at, run.encoding, bytes, (false, false))?;
+                continue;
+            }
             self.take_run(run.encoding, at, bytes, run.end >= core.end)?;
         }
         self.drain(segment.address_of(core.end))
@@ -83,6 +89,11 @@ impl<'a, F: FnMut(&Text<'_>) -> ControlFlow<()>> Joiner<'a, F> {
             self.tell(at, encoding, &piece.bytes, (piece.continued, piece.continues))?;
         }
         ControlFlow::Continue(())
+    }
+
+    /// Whether nothing has to be told before what comes next.
+    fn is_clear(&self) -> bool {
+        self.open.is_empty() && self.waiting.is_empty()
     }
 
     fn take_run(
@@ -100,7 +111,7 @@ impl<'a, F: FnMut(&Text<'_>) -> ControlFlow<()>> Joiner<'a, F> {
             self.open.insert(lane, Open { at, piece, dropped: false });
         } else if !self.rules.wants(encoding, bytes) {
             return ControlFlow::Continue(());
-        } else if self.open.is_empty() && self.waiting.is_empty() {
+        } else if self.is_clear() {
             return self.tell(at, encoding, bytes, (false, false));
         } else {
             let piece = Piece { bytes: bytes.to_vec(), continued: false, continues: false };

@@ -17,8 +17,11 @@ impl Rules {
     /// Whether text is long enough, and is not something else that looks like it.
     pub(super) fn wants(&self, encoding: Encoding, bytes: &[u8]) -> bool {
         let Some(order) = encoding.byte_order() else {
+            // No character is longer than four bytes.
             return bytes.len() >= self.min_length
-                && (encoding != Encoding::Utf8 || encoding.characters(bytes) >= self.min_length);
+                && (encoding != Encoding::Utf8
+                    || bytes.len() / 4 >= self.min_length
+                    || encoding.characters(bytes) >= self.min_length);
         };
         if bytes.len() / 2 < self.min_length || encoding.characters(bytes) < self.min_length {
             return false;

@@ -43,7 +43,8 @@ pub(super) fn scan(rules: &Rules, bytes: &[u8], core: Range<usize>, at: u64, run
         }
     }
     if rules.encodings.len() > 1 || rules.encodings.iter().any(|encoding| encoding.byte_order().is_some()) {
-        runs.get_mut(first..).unwrap_or_default().sort_unstable();
+        // Not the unstable one: runs of each encoding are in order, and only have to be merged.
+        runs.get_mut(first..).unwrap_or_default().sort();
     }
 }
 
@@ -78,8 +79,14 @@ fn scan_bytes(
             let high = bits(&block, |byte| byte >= 0x80);
             if high != 0 {
                 let inner = bits(&block, is_continuation);
-                // Leads with a continuation behind them, as far as this block shows it.
-                let mut leads = high & !inner & (inner >> 1 | 1 << (BLOCK - 1));
+                // Nearly all of two bytes are text, and random bytes are full of them: they are taken together, but for
+                // those of which this block shows only half.
+                let pairs = bits(&block, |byte| matches!(byte, 0xc3..=0xdf)) & inner >> 1;
+                covered |= u128::from(pairs | pairs << 1);
+                // The others have continuations behind them, as far as this block shows it.
+                let behind = |bytes: u32| !(!inner >> bytes);
+                let three = bits(&block, |byte| byte >= 0xe0);
+                let mut leads = high & !inner & !pairs & behind(1) & (!three | behind(2));
                 while leads != 0 {
                     let index = leads.trailing_zeros() as usize;
                     leads &= leads - 1;
