@@ -1,58 +1,69 @@
-//! What a search covered, in words.
+//! What a query looked at and what it did not: a paragraph for a person, or an object for a program.
 
 use std::fmt::Write;
 
 use memfetch::query::sweep::Coverage;
+use serde::Serialize;
 
 use crate::quantity::{Units, size};
 use crate::summary;
 
-/// A line of what was searched and what was not, and one for each cause of gaps; they end in newlines. `verb` is what
-/// was done with the bytes: `searched`.
-pub fn paragraph(verb: &str, coverage: &Coverage) -> String {
-    let show = |bytes: u64| size(bytes, Units::Full);
-    let mut text = format!("{verb} {}", show(coverage.read_bytes));
+/// The last object of a query's JSON.
+#[derive(Debug, Serialize)]
+pub struct Object<'a> {
+    /// What was looked at and what was not.
+    pub coverage: &'a Coverage,
+}
+
+/// The paragraph. Its lines end in newlines.
+#[must_use]
+pub fn paragraph(coverage: &Coverage) -> String {
     let left = &coverage.left;
-    for (bytes, words) in [
-        (coverage.zero_bytes, "never touched, all zero"),
+    let parts = [
+        (coverage.read_bytes, "read"),
+        (coverage.zero_bytes, "known to be zero and not read"),
+        (left.swapped_bytes, "in swap left alone"),
+        (left.backed_bytes, "in memory objects left alone"),
+        (left.file_bytes, "in files left alone"),
         (left.unsaved_bytes, "not saved in the image"),
-        (left.swapped_bytes, "in swap, left there"),
-        (left.backed_bytes, "in memory objects, left alone"),
-        (left.file_bytes, "in files, left alone"),
-        (coverage.gaps.bytes(), "could not be read"),
-    ] {
-        if bytes > 0 {
-            let _ = write!(text, "; {} {words}", show(bytes));
-        }
-    }
-    text.push('\n');
+    ];
+    let shown = parts.iter().enumerate().filter(|(index, (bytes, _))| *index == 0 || *bytes > 0);
+    let parts: Vec<_> =
+        shown.map(|(_, (bytes, what))| format!("{} {what}", size(*bytes, Units::Full))).collect();
+    let mut text = parts.join(", ");
+    text.push_str(".\n");
+    text.push_str(&summary::gaps(&coverage.gaps));
     if coverage.left_in_ram_bytes > 0 {
-        let bytes = show(coverage.left_in_ram_bytes);
-        let _ = writeln!(
-            text,
-            "  {bytes} that were in swap stay in RAM: to send them back takes CAP_SYS_NICE, and room in swap"
-        );
+        let bytes = size(coverage.left_in_ram_bytes, Units::Full);
+        let _ = writeln!(text, "  Note: {bytes} came from swap and could not be sent back there");
     }
-    text + &summary::gaps(&coverage.gaps)
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use memfetch::query::sweep::Left;
-    use memfetch::{Address, Cause, Span};
+    use memfetch::{Address, Cause, Gaps, Span};
 
     use super::*;
 
     #[test]
-    fn what_was_not_searched_is_told_with_its_cause() {
-        let mut coverage = Coverage { read_bytes: 3 << 20, zero_bytes: 64 << 30, ..Coverage::default() };
-        assert_eq!(paragraph("searched", &coverage), "searched 3 MiB; 64 GiB never touched, all zero\n");
-        coverage.left = Left { unsaved_bytes: 4096, ..Left::default() };
-        coverage.gaps.push(Span::from_len(Address::new(0x1000), 4096).unwrap(), Cause::Secret);
-        let text = paragraph("searched", &coverage);
-        assert!(
-            text.contains("; 4 KiB not saved in the image; 4 KiB could not be read\n  1 gap, 4 KiB: secret"),
-            "{text}"
+    fn the_paragraph_tells_what_was_not_looked_at() {
+        let mut gaps = Gaps::new();
+        gaps.push(Span::from_len(Address::new(0x1000), 0x1000).unwrap(), Cause::Vanished);
+        let left = Left { swapped_bytes: 4096, backed_bytes: 8192, file_bytes: 1 << 20, unsaved_bytes: 17 };
+        let coverage =
+            Coverage { read_bytes: 3 << 30, zero_bytes: 64 << 30, left, gaps, left_in_ram_bytes: 4096 };
+        assert_eq!(
+            paragraph(&coverage),
+            "3 GiB read, 64 GiB known to be zero and not read, 4 KiB in swap left alone, 8 KiB in memory objects \
+             left alone, 1 MiB in files left alone, 17 B not saved in the image.\n  \
+             1 gap, 4 KiB: it was unmapped before it could be read (0x1000..0x2000)\n  \
+             Note: 4 KiB came from swap and could not be sent back there\n"
         );
+        assert_eq!(paragraph(&Coverage::default()), "0 read.\n");
+        let object = serde_json::to_value(Object { coverage: &coverage }).unwrap();
+        assert_eq!(object["coverage"]["left"]["swapped_bytes"], 4096);
+        assert_eq!(object["coverage"]["gaps"][0]["cause"], "vanished");
     }
 }

@@ -12,6 +12,7 @@ use memfetch::query::sweep::Coverage;
 use memfetch::{Address, Span};
 use serde::Serialize;
 
+use crate::coverage;
 use crate::failure::Failure;
 use crate::plan::{Find, Report, Wanted};
 use crate::text::{Paint, printable};
@@ -70,12 +71,6 @@ struct Within {
     offset: u64,
 }
 
-/// What stands at the end of JSON.
-#[derive(Serialize)]
-struct Summary<'a> {
-    coverage: &'a Coverage,
-}
-
 impl<'a, W: Write> Findings<'a, W> {
     /// Tells what was found to `out`, as the plan says.
     pub fn new(plan: &'a Find, atlas: Atlas<'a>, out: W) -> Self {
@@ -124,7 +119,8 @@ impl<'a, W: Write> Findings<'a, W> {
                 }
             }
             Report::Json => {
-                serde_json::to_writer(&mut self.out, &Summary { coverage }).map_err(std::io::Error::from)?;
+                serde_json::to_writer(&mut self.out, &coverage::Object { coverage })
+                    .map_err(std::io::Error::from)?;
                 self.out.write_all(b"\n")?;
             }
             _ => {}

@@ -84,7 +84,7 @@ mod tests {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "memfetch", &mut text);
             let text = String::from_utf8(text).unwrap();
-            assert!(["snap", "maps", "verify"].iter().all(|name| text.contains(name)), "{shell}");
+            assert!(["snap", "maps", "strings", "verify"].iter().all(|name| text.contains(name)), "{shell}");
         }
     }
 }

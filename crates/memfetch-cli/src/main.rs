@@ -47,6 +47,7 @@ fn run(args: Args) -> Result<Ending, Failure> {
         Some(Command::Maps(args)) => commands::maps::run(&plan::Maps::new(args)),
         Some(Command::Recv(args)) => commands::recv::run(&plan::Recv::new(args)),
         Some(Command::Read(args)) => commands::read::run(&plan::Read::new(args)?),
+        Some(Command::Strings(args)) => commands::strings::run(&plan::Strings::new(args)),
         Some(Command::Verify(args)) => commands::verify::run(&plan::Verify::new(args)),
         None => generate::help(),
     }

@@ -36,7 +36,7 @@ fn a_word_is_found_where_it_is() {
     let (code, out, err) = find(&[&pid, "-t", "u64", &value, "--only", &only]);
     assert_eq!(code, 0, "{err}");
     assert!(out.starts_with(&format!("{at:012x}  ")) && out.lines().count() == 1, "{out}");
-    assert!(err.starts_with("searched 2 MiB") && err.lines().count() == 1, "{err}");
+    assert!(err.starts_with("2 MiB read.") && err.lines().count() == 1, "{err}");
     // The same as bytes, with the low nibble of the page left open.
     let bytes: Vec<String> = at.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let (code, out, _) = find(&[&pid, "--only", &only, "-c", "-x", &bytes.join(" ")]);

@@ -110,6 +110,9 @@ fn nothing_found_is_1_and_wrong_usage_2() {
     for (arguments, code) in [
         (&["maps", "self", "--only", "no such name"][..], 1),
         (&["maps"], 2),
+        (&["strings", "self", "--only", "no such name"], 1),
+        (&["strings", "self", "-n", "0"], 2),
+        (&["strings", "self", "-e", "x"], 2),
         (&["snap", "self", "--mode", "fast"], 2),
         (&["verify", "nowhere"], 2),
         (&["--version"], 0),
@@ -123,7 +126,8 @@ fn nothing_found_is_1_and_wrong_usage_2() {
 
 #[test]
 fn a_broken_pipe_is_silent() {
-    for arguments in [&["maps", "self"][..], &["--man"], &["maps", "self", "--json"]] {
+    let strings = &["strings", "self", "-q"];
+    for arguments in [&["maps", "self"][..], &["--man"], &["maps", "self", "--json"], strings] {
         let (code, _, err) = told(&unread(Path::new("."), arguments));
         assert_eq!((code, err.as_str()), (0, ""), "{arguments:?}");
     }
@@ -220,4 +224,74 @@ fn a_core_of_others_that_was_cut_short_is_listed_as_incomplete() {
             "{err}"
         );
     }
+}
+
+const MARK: &str = "a mark\tin the environment, with an \u{e9}";
+
+#[test]
+fn strings_are_told_of_a_process_and_of_its_image_alike() {
+    let mut command = Command::new(memfetch_testkit::target::program());
+    command.args(["private", "1"]).env("MARK", MARK);
+    let target = Target::spawn_command(command);
+    let pid = target.pid().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(memfetch(folder.path(), &["snap", &pid, "-q", "-o", "x.core"]).status.code(), Some(0));
+    let mut seen = Vec::new();
+    for source in [pid.as_str(), "x.core"] {
+        let stack = ["strings", source, "--only", "stack"];
+        let (code, out, err) = told(&memfetch(folder.path(), &stack));
+        assert_eq!(code, 0, "{err}");
+        let line = out.lines().find(|line| line.contains("MARK=")).unwrap();
+        assert!(line.ends_with("  u  MARK=a mark\\tin the environment, with an \u{e9}"), "{line}");
+        assert!(err.contains(" read"), "{err}");
+
+        let (code, json, err) = told(&memfetch(folder.path(), &[&stack[..], &["--json"]].concat()));
+        assert_eq!((code, err.as_str()), (0, ""));
+        let objects: Vec<serde_json::Value> =
+            json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (last, strings) = objects.split_last().unwrap();
+        assert!(last["coverage"]["read_bytes"].as_u64().unwrap() > 0, "{last}");
+        let mark = strings.iter().find(|entry| entry["text"] == format!("MARK={MARK}")).unwrap();
+        assert_eq!((&mark["encoding"], &mark["region"]["name"]), (&"utf8".into(), &"[stack]".into()));
+        let address = mark["address"].as_str().unwrap().trim_start_matches("0x");
+        assert!(line.starts_with(address), "{line}");
+
+        let (code, count, err) = told(&memfetch(folder.path(), &[&stack[..], &["-c", "-q"]].concat()));
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert_eq!(count.trim().parse::<usize>().unwrap(), strings.len());
+        let (_, few, _) = told(&memfetch(folder.path(), &[&stack[..], &["-m", "3", "-q"]].concat()));
+        assert_eq!(few.lines().collect::<Vec<_>>(), out.lines().take(3).collect::<Vec<_>>());
+        seen.push(out);
+    }
+    assert!(seen[0] == seen[1]);
+}
+
+#[test]
+fn strings_of_a_process_that_ends_halfway_are_told_and_the_exit_code_is_2() {
+    let target = Target::spawn("private", &["256"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memfetch"));
+    command.args(["strings", &target.pid().to_string(), "-n", "1", "--threads", "1"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It waits for its reader, with most of the memory ahead of it.
+    let mut out = child.stdout.take().unwrap();
+    let mut first = [0; 1000];
+    std::io::Read::read_exact(&mut out, &mut first).unwrap();
+    drop(target);
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut out, &mut rest).unwrap();
+    let (code, _, err) = told(&child.wait_with_output().unwrap());
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains(" read") && err.contains("has ended"), "{err}");
+    assert!(rest.ends_with(b"\n"));
+}
+
+#[test]
+fn strings_of_a_core_that_was_cut_short_have_gaps() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut core = foreign_core(1000);
+    core[4200..4210].copy_from_slice(b"\0\x1b[2Jword\0");
+    std::fs::write(folder.path().join("their.core"), core).unwrap();
+    let (code, out, err) = told(&memfetch(folder.path(), &["strings", "their.core"]));
+    assert_eq!((code, out.as_str()), (3, "00000001006a     [2Jword\n"), "{err}");
+    assert!(err.contains("their.core: INCOMPLETE: ") && err.contains("1 gap"), "{err}");
 }

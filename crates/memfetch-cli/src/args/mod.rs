@@ -6,6 +6,7 @@ mod maps;
 mod read;
 mod recv;
 mod snap;
+mod strings;
 mod verify;
 
 use std::ffi::{OsStr, OsString};
@@ -20,6 +21,7 @@ pub use maps::MapsArgs;
 pub use read::{OrderWord, ReadArgs};
 pub use recv::RecvArgs;
 pub use snap::{ContentsWord, Format, ModeWord, SnapArgs};
+pub use strings::{EncodingWord, RadixWord, StringsArgs};
 pub use verify::VerifyArgs;
 
 /// Takes snapshots of a running process' memory without harming it.
@@ -41,6 +43,7 @@ Examples:
   memfetch maps 1234                its mappings, and what of each is in RAM
   memfetch maps redis-server.1234.core
   memfetch read 1234 heap           a hexdump of the start of its heap
+  memfetch strings -n 8 1234        the text that it holds
   memfetch verify *.core            whole, and unaltered?
 
 Exit codes:
@@ -105,6 +108,16 @@ pub enum Command {
     /// What could not be read is shown as --, never as a zero. Memory that was never touched is not read: it is zero.
     /// Lines that repeat the one above are a single *, as with hexdump and xxd.
     Read(ReadArgs),
+    /// Print the text in the memory of a process or an image
+    ///
+    /// A line for each string: its address, its encoding where that is not ASCII (u UTF-8, S ISO 8859-1, l and b
+    /// UTF-16), and the text, in which characters that would move the cursor are escaped. A string is found whole also
+    /// where it crosses from one mapping into the next; what was not read ends it. Longer ones than 64 KiB take
+    /// several lines.
+    ///
+    /// Looked for is UTF-8, which has ASCII in it, and UTF-16 as Windows, Java and JavaScript have it (-e says
+    /// otherwise). Pages that were never touched are not read; at the end it is told what was read and what was not.
+    Strings(StringsArgs),
     /// Tell whether an image is whole and unaltered
     ///
     /// A core of memfetch ends with digests of all that was written, so that a change of any byte is found and told

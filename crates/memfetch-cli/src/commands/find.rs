@@ -50,7 +50,7 @@ pub fn run(plan: &Find) -> Result<Ending, Failure> {
     };
     if plan.report != Report::Nothing {
         if plan.report != Report::Json {
-            let _ = io::stderr().write_all(coverage::paragraph("searched", &swept.coverage).as_bytes());
+            let _ = io::stderr().write_all(coverage::paragraph(&swept.coverage).as_bytes());
         }
         if let Some(why) = source.shortfall() {
             let name = printable(&plan.source);

@@ -5,4 +5,5 @@ pub mod maps;
 pub mod read;
 pub mod recv;
 pub mod snap;
+pub mod strings;
 pub mod verify;

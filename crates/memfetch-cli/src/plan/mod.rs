@@ -5,6 +5,7 @@ mod maps;
 mod read;
 mod recv;
 mod snap;
+mod strings;
 mod verify;
 
 use memfetch::{Selection, Touch};
@@ -16,6 +17,7 @@ pub use maps::{Layout, Maps};
 pub use read::{Read, View};
 pub use recv::Recv;
 pub use snap::{Output, Snap};
+pub use strings::{StringLayout, Strings};
 pub use verify::Verify;
 
 /// What is told about a snapshot.

@@ -12,6 +12,7 @@ mod reading;
 mod searching;
 mod shared;
 mod sparse;
+mod strings;
 mod swapped;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

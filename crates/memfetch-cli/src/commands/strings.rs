@@ -1,0 +1,246 @@
+//! `memfetch strings`.
+
+use std::ffi::OsStr;
+use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use memfetch::query::strings::{self, Encoding, Text};
+use memfetch::query::sweep::{Survey, Sweep, Swept};
+use memfetch::{Address, Region, RegionMap};
+use serde::Serialize;
+
+use crate::args::RadixWord;
+use crate::ending::Ending;
+use crate::failure::Failure;
+use crate::plan::{StringLayout, Strings};
+use crate::text::printable;
+use crate::{coverage, source};
+
+/// So much is written at once.
+const BUFFER: usize = 256 << 10;
+
+/// Tells the strings of a source in the order of their addresses, and then what was looked at.
+pub fn run(plan: &Strings) -> Result<Ending, Failure> {
+    let source = source::open(&plan.source)?.with_time_limit(plan.time_limit);
+    let memory = source.memory();
+    let survey = Survey::of(memory, &plan.scope)?;
+    let map = survey.map().clone();
+    let mut sweep = Sweep::new();
+    if let Some(threads) = plan.threads {
+        sweep = sweep.threads(threads);
+    }
+    let search = strings::Strings::new()
+        .encodings(plan.encodings.iter().copied())
+        .min_length(plan.min_length)
+        .all_scripts(plan.all_scripts)
+        .sweep(sweep);
+    let mut lines = Lines {
+        plan,
+        map: &map,
+        out: BufWriter::with_capacity(BUFFER, io::stdout().lock()),
+        line: Vec::new(),
+        found: 0,
+    };
+    let mut failed = None;
+    let swept = search.run(memory, survey, |text| match lines.take(text) {
+        Ok(flow) => flow,
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    });
+    if let Some(error) = failed {
+        // What is in the buffer has nowhere to go.
+        let _ = lines.out.into_parts();
+        return Err(error.into());
+    }
+    let found = lines.found;
+    lines.end(&swept)?;
+    let shortfall = source.shortfall();
+    if let Some(why) = &shortfall {
+        let name = printable(&plan.source);
+        let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost was not looked at");
+    }
+    if !plan.quiet && !plan.json {
+        let _ = write!(io::stderr(), "{}", coverage::paragraph(&swept.coverage));
+    }
+    swept.result?;
+    let ending = if found == 0 || shortfall.is_some() { Ending::Different } else { Ending::Done };
+    Ok(if swept.coverage.gaps.is_empty() { ending } else { Ending::Gaps })
+}
+
+/// A string in JSON.
+#[derive(Debug, Serialize)]
+struct Entry<'a> {
+    address: Address,
+    encoding: Encoding,
+    text: &'a str,
+    region: Option<Place<'a>>,
+    /// It is a piece of a long string, the first part of which is in the object before.
+    #[serde(skip_serializing_if = "is_false")]
+    continued: bool,
+    /// Its next part is in the next object of this encoding.
+    #[serde(skip_serializing_if = "is_false")]
+    continues: bool,
+}
+
+/// Where something lies in a mapping.
+#[derive(Debug, Serialize)]
+struct Place<'a> {
+    start: Address,
+    offset: u64,
+    name: std::borrow::Cow<'a, str>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference to the field")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// Writes strings.
+struct Lines<'a, W: Write> {
+    plan: &'a Strings,
+    map: &'a RegionMap,
+    out: BufWriter<W>,
+    line: Vec<u8>,
+    found: u64,
+}
+
+impl<W: Write> Lines<'_, W> {
+    fn take(&mut self, text: &Text<'_>) -> io::Result<ControlFlow<()>> {
+        if !text.continued {
+            if self.plan.most.is_some_and(|most| self.found >= most) {
+                return Ok(ControlFlow::Break(()));
+            }
+            self.found += 1;
+        }
+        self.line.clear();
+        match self.plan.layout {
+            StringLayout::Count => {}
+            StringLayout::Json => self.json(text)?,
+            StringLayout::Line { radix, encoding, region } => self.line(text, radix, encoding, region),
+        }
+        self.out.write_all(&self.line)?;
+        // The last one that is wanted, and nothing of it is to come.
+        let is_last = self.plan.most == Some(self.found) && !text.continues;
+        Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    fn json(&mut self, text: &Text<'_>) -> io::Result<()> {
+        let name = self.map.at(text.at).map(|region| (region, region.name()));
+        let place = name.as_ref().map(|(region, name)| Place {
+            start: region.span.start(),
+            offset: text.at.offset_from(region.span.start()).unwrap_or(0),
+            name: name.to_string_lossy(),
+        });
+        let entry = Entry {
+            address: text.at,
+            encoding: if text.is_ascii() { Encoding::Ascii } else { text.encoding },
+            text: &text.text(),
+            region: place,
+            continued: text.continued,
+            continues: text.continues,
+        };
+        serde_json::to_writer(&mut self.line, &entry)?;
+        self.line.push(b'\n');
+        Ok(())
+    }
+
+    fn line(&mut self, text: &Text<'_>, radix: Option<RadixWord>, encoding: bool, region: bool) {
+        if let Some(radix) = radix {
+            push_address(&mut self.line, text.at, radix);
+            self.line.extend_from_slice(b"  ");
+        }
+        if encoding {
+            self.line.push(letter(text));
+            self.line.extend_from_slice(b"  ");
+        }
+        if region {
+            if let Some(region) = self.map.at(text.at) {
+                self.line.extend_from_slice(place(region, text.at).as_bytes());
+            }
+            self.line.extend_from_slice(b"  ");
+        }
+        push_text(&mut self.line, text);
+        self.line.push(b'\n');
+    }
+
+    /// Writes what stands at the end.
+    fn end(mut self, swept: &Swept) -> Result<(), Failure> {
+        if self.plan.layout == StringLayout::Count {
+            if self.plan.json {
+                writeln!(self.out, "{{\"count\":{}}}", self.found)?;
+            } else {
+                writeln!(self.out, "{}", self.found)?;
+            }
+        }
+        if self.plan.json && !self.plan.quiet {
+            let object = coverage::Object { coverage: &swept.coverage };
+            serde_json::to_writer(&mut self.out, &object).map_err(io::Error::from)?;
+            self.out.write_all(b"\n")?;
+        }
+        Ok(self.out.flush()?)
+    }
+}
+
+/// The letter of an encoding, which for ASCII is none: what is not ASCII strikes the eye.
+fn letter(text: &Text<'_>) -> u8 {
+    match text.encoding {
+        _ if text.is_ascii() => b' ',
+        Encoding::Ascii => b' ',
+        Encoding::Utf8 => b'u',
+        Encoding::Latin1 => b'S',
+        Encoding::Utf16Le => b'l',
+        Encoding::Utf16Be => b'b',
+    }
+}
+
+/// Digits of an address, as many as the highest of a process has.
+fn push_address(line: &mut Vec<u8>, at: Address, radix: RadixWord) {
+    let (base, width) = match radix {
+        RadixWord::X => (16, 12),
+        RadixWord::D => (10, 15),
+        RadixWord::O => (8, 16),
+    };
+    let mut digits = [b'0'; 22];
+    let mut rest = at.get();
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        if rest == 0 {
+            break;
+        }
+        *digit = *b"0123456789abcdef".get((rest % base) as usize).unwrap_or(&b'?');
+        rest /= base;
+        used += 1;
+    }
+    let from = digits.len() - used.max(width);
+    line.extend_from_slice(digits.get(from..).unwrap_or_default());
+}
+
+/// The text on one line, with nothing in it that moves the cursor.
+fn push_text(line: &mut Vec<u8>, text: &Text<'_>) {
+    if text.is_ascii() {
+        // Of the controls only the tab is text.
+        let mut parts = text.bytes.split(|&byte| byte == b'\t');
+        line.extend_from_slice(parts.next().unwrap_or_default());
+        for part in parts {
+            line.extend_from_slice(b"\\t");
+            line.extend_from_slice(part);
+        }
+    } else {
+        line.extend_from_slice(printable(OsStr::new(&*text.text())).as_bytes());
+    }
+}
+
+/// The mapping, by the last part of its name or by its start, and how far into it that is.
+fn place(region: &Region, at: Address) -> String {
+    let offset = at.offset_from(region.span.start()).unwrap_or(0);
+    let name = region.name();
+    let short = Path::new(&name).file_name().unwrap_or(&name);
+    if short.is_empty() {
+        format!("{:x}+{offset:#x}", region.span.start())
+    } else {
+        format!("{}+{offset:#x}", printable(short))
+    }
+}
