@@ -13,6 +13,10 @@ mod plan;
 mod progress;
 mod quantity;
 mod report;
+#[cfg_attr(not(test), expect(dead_code))]
+mod rule_files;
+#[cfg_attr(not(test), expect(dead_code))]
+mod rule_report;
 mod source;
 mod stdout;
 mod summary;
