@@ -21,6 +21,7 @@ const PEERS: &[(&str, &str)] = &[
     ("javac", "default-jdk-headless"),
     ("node", "nodejs"),
     ("python3", "python3"),
+    ("yara", "yara"),
 ];
 
 /// Where programs go that are installed for the tests only.

@@ -8,6 +8,8 @@ use memfetch::error::OutputError;
 use memfetch::query::atlas::NameError;
 use memfetch::query::place::PlaceError;
 
+use crate::rule_files::RuleFailure;
+
 /// What keeps a command from being done.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -23,6 +25,9 @@ pub enum Failure {
     /// Nothing of what was asked for could be read, or no more of it.
     #[error(transparent)]
     Unread(Fault),
+    /// Rules cannot be used.
+    #[error(transparent)]
+    Rules(#[from] RuleFailure),
     /// The arguments make no sense together, or not here.
     #[error("{what}")]
     Usage {

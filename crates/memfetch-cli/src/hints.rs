@@ -10,6 +10,19 @@ use memfetch::{Cause, Error};
 use crate::args;
 use crate::failure::Failure;
 use crate::quantity::{Units, count, size};
+use crate::rule_files::RuleFailure;
+
+fn of_rules(error: &RuleFailure) -> Option<String> {
+    let hint = match error {
+        RuleFailure::File { .. } => return None,
+        RuleFailure::Definition(_) => "`-d NAME=VALUE` defines a variable",
+        RuleFailure::Rules(error) if error.to_string().contains("unknown identifier") => {
+            "a variable that the rules do not define is given as `-d NAME=VALUE`"
+        }
+        RuleFailure::Rules(_) => return None,
+    };
+    Some(hint.to_owned())
+}
 
 /// Who asks, and how.
 #[derive(Clone, Debug)]
@@ -58,6 +71,7 @@ pub fn hint(failure: &Failure, caller: &Caller) -> Option<String> {
         Failure::Receiving(error) => of_receiving(error).or_else(|| of_memory(error, caller)),
         Failure::Place(error) => of_place(error),
         Failure::Unread(fault) => of_cause(fault.cause),
+        Failure::Rules(error) => of_rules(error),
         Failure::Usage { hint, .. } => Some(hint.clone()),
         Failure::Stdout(_) => None,
         Failure::File { source, .. } => match source.kind() {

@@ -15,6 +15,8 @@ mod plan;
 mod progress;
 mod quantity;
 mod report;
+mod rule_files;
+mod rule_report;
 mod source;
 mod stdout;
 mod summary;

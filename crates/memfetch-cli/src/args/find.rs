@@ -22,6 +22,7 @@ Examples:
   memfetch find 1234 -t i32 1234 --only heap
   memfetch find 1234 --points-to 0x7ffd1000..0x7ffd1010
   memfetch find ./redis.core -c session:
+  memfetch find 1234 --rules malware.yar --tag packer
   for pid in $(pgrep -u alice); do memfetch find -q $pid AKIA && echo $pid; done
 
 Exit codes:
@@ -48,6 +49,22 @@ pub struct FindArgs {
     /// An aligned word that points into these mappings: heap, stack, a name, 0xSTART..0xEND ...
     #[arg(long, value_name = "SELECTOR", help_heading = "Patterns")]
     pub points_to: Vec<Selector>,
+    /// YARA rules, of this file or of NAMESPACE:FILE; what is told is which of them are true, and where their strings
+    /// match
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["patterns", "regexps", "hex", "points_to", "kind", "only_matching", "after", "before", "context"],
+        help_heading = "Patterns"
+    )]
+    pub rules: Vec<String>,
+    /// An external variable of the rules
+    #[arg(short = 'd', long, value_name = "NAME=VALUE", requires = "rules", help_heading = "Patterns")]
+    pub define: Vec<String>,
+    /// Only rules with one of these tags
+    #[arg(long, value_name = "TAG", requires = "rules", help_heading = "Patterns")]
+    pub tag: Vec<String>,
     /// The PATTERNs are values of this type: u8 to u64, i8 to i64, f32, f64, ptr; aligned unless --align says otherwise
     #[arg(short = 't', long = "type", value_name = "TYPE", help_heading = "Patterns")]
     pub kind: Option<Type>,
@@ -63,7 +80,7 @@ pub struct FindArgs {
     /// Only how many there are, for each pattern if there are several
     #[arg(short, long, help_heading = "Output")]
     pub count: bool,
-    /// Only the mappings in which there are any
+    /// Only the mappings in which there are any; of rules their names
     #[arg(short = 'l', long, conflicts_with = "count", help_heading = "Output")]
     pub list_mappings: bool,
     /// Only what matched, a line each

@@ -6,18 +6,22 @@ use std::ops::ControlFlow;
 use memfetch::query::atlas::Atlas;
 use memfetch::query::find::Search;
 
+use super::rules;
 use crate::coverage;
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::findings::{self, Findings};
 use crate::plan::{Find, Report};
 use crate::report::report;
-use crate::source;
+use crate::source::{self, Source};
 use crate::text::printable;
 
 /// Searches, and tells of each hit as it is found.
 pub fn run(plan: &Find) -> Result<Ending, Failure> {
     let source = source::open(&plan.source)?.with_time_limit(plan.time_limit);
+    if let Some(files) = &plan.rules {
+        return rules::run(plan, files, &source);
+    }
     let memory = source.memory();
     let patterns = plan.patterns(memory.platform())?;
     let atlas = Atlas::new(memory, plan.touch)?;
@@ -52,12 +56,8 @@ pub fn run(plan: &Find) -> Result<Ending, Failure> {
         if plan.report != Report::Json {
             let _ = io::stderr().write_all(coverage::paragraph(&swept.coverage).as_bytes());
         }
-        if let Some(why) = source.shortfall() {
-            let name = printable(&plan.source);
-            let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost is not searched");
-        }
     }
-    if !found && source.shortfall().is_some() {
+    if tell_shortfall(plan, &source) && !found {
         ending = Ending::Gaps;
     }
     // With -q, and where enough was found, nothing that comes later matters.
@@ -67,4 +67,14 @@ pub fn run(plan: &Find) -> Result<Ending, Failure> {
         }
         _ => Ok(ending),
     }
+}
+
+/// Says that an image lacks something, and returns whether it does.
+pub fn tell_shortfall(plan: &Find, source: &Source) -> bool {
+    let shortfall = source.shortfall();
+    if let Some(why) = shortfall.as_ref().filter(|_| plan.report != Report::Nothing) {
+        let name = printable(&plan.source);
+        let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost is not searched");
+    }
+    shortfall.is_some()
 }

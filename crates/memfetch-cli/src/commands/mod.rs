@@ -4,6 +4,7 @@ pub mod find;
 pub mod maps;
 pub mod read;
 pub mod recv;
+mod rules;
 pub mod snap;
 pub mod strings;
 pub mod verify;

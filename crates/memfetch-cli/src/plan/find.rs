@@ -23,6 +23,8 @@ pub struct Find {
     pub source: OsString,
     /// For what, in the order in which it is told.
     pub wanted: Vec<Wanted>,
+    /// Rules to evaluate, and nothing else then.
+    pub rules: Option<RuleFiles>,
     /// Whether upper and lower case are alike.
     pub ignore_case: bool,
     /// The alignment of values and pointers, if it is not their size.
@@ -39,6 +41,17 @@ pub struct Find {
     pub threads: Option<usize>,
     /// How long one answer of the kernel may take.
     pub time_limit: Option<Duration>,
+}
+
+/// Rules, as far as they are known without their files.
+#[derive(Clone, Debug)]
+pub struct RuleFiles {
+    /// The files.
+    pub files: Vec<String>,
+    /// External variables.
+    pub definitions: Vec<String>,
+    /// Only rules with one of these are told; nothing means all.
+    pub tags: Vec<String>,
 }
 
 /// Something to look for, as far as that is known without the source.
@@ -91,7 +104,12 @@ impl Find {
         wanted.extend(args.regexps.into_iter().map(Wanted::Regex));
         wanted.extend(args.hex.into_iter().map(Wanted::Hex));
         wanted.extend(args.points_to.into_iter().map(Wanted::PointsTo));
-        if wanted.is_empty() {
+        let rules = (!args.rules.is_empty()).then_some(RuleFiles {
+            files: args.rules,
+            definitions: args.define,
+            tags: args.tag,
+        });
+        if wanted.is_empty() && rules.is_none() {
             return Err(Failure::usage("nothing to find was given", "a text: `memfetch find SOURCE TEXT`"));
         }
         let before = args.before.or(args.context);
@@ -114,6 +132,7 @@ impl Find {
         Ok(Self {
             source: args.source,
             wanted,
+            rules,
             ignore_case: args.ignore_case,
             align: args.align,
             max_count: if args.quiet { Some(1) } else { args.max_count.map(usize::from) },

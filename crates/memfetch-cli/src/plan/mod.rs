@@ -12,7 +12,7 @@ use memfetch::{Selection, Touch};
 
 use crate::args::{SelectionArgs, TouchWord};
 
-pub use find::{Find, Report, Wanted};
+pub use find::{Find, Report, RuleFiles, Wanted};
 pub use maps::{Layout, Maps};
 pub use read::{Read, View};
 pub use recv::Recv;

@@ -4,6 +4,7 @@
 //! must be what it makes of gcore's, and it must not complain where it does not complain of gcore's.
 
 mod programs;
+mod rules;
 mod views;
 
 use std::path::Path;

@@ -10,6 +10,7 @@ pub mod find;
 pub mod literal;
 pub mod place;
 pub mod reader;
+pub mod rules;
 pub mod strings;
 pub mod sweep;
 pub mod symbols;

@@ -4,6 +4,7 @@ mod contract;
 mod harm;
 mod lifetime;
 mod permission;
+mod rules;
 mod states;
 
 use memfetch::{Address, Cause, Memory, PageRun, PageState, Process, Span};
