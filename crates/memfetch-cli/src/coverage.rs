@@ -11,6 +11,8 @@ use crate::summary;
 /// The last object of a query's JSON.
 #[derive(Debug, Serialize)]
 pub struct Object<'a> {
+    /// Whether it came to its end: neither an error nor a number that was enough ended it before.
+    pub complete: bool,
     /// What was looked at and what was not.
     pub coverage: &'a Coverage,
 }
@@ -62,7 +64,7 @@ mod tests {
              Note: 4 KiB came from swap and could not be sent back there\n"
         );
         assert_eq!(paragraph(&Coverage::default()), "0 read.\n");
-        let object = serde_json::to_value(Object { coverage: &coverage }).unwrap();
+        let object = serde_json::to_value(Object { complete: true, coverage: &coverage }).unwrap();
         assert_eq!(object["coverage"]["left"]["swapped_bytes"], 4096);
         assert_eq!(object["coverage"]["gaps"][0]["cause"], "vanished");
     }

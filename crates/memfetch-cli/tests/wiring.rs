@@ -250,6 +250,7 @@ fn strings_are_told_of_a_process_and_of_its_image_alike() {
         let objects: Vec<serde_json::Value> =
             json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let (last, strings) = objects.split_last().unwrap();
+        assert_eq!(last["complete"], true);
         assert!(last["coverage"]["read_bytes"].as_u64().unwrap() > 0, "{last}");
         let mark = strings.iter().find(|entry| entry["text"] == format!("MARK={MARK}")).unwrap();
         assert_eq!((&mark["encoding"], &mark["region"]["name"]), (&"utf8".into(), &"[stack]".into()));
@@ -259,7 +260,8 @@ fn strings_are_told_of_a_process_and_of_its_image_alike() {
         let (code, count, err) = told(&memfetch(folder.path(), &[&stack[..], &["-c", "-q"]].concat()));
         assert_eq!((code, err.as_str()), (0, ""));
         assert_eq!(count.trim().parse::<usize>().unwrap(), strings.len());
-        let (_, few, _) = told(&memfetch(folder.path(), &[&stack[..], &["-m", "3", "-q"]].concat()));
+        let (_, few, err) = told(&memfetch(folder.path(), &[&stack[..], &["-m", "3"]].concat()));
+        assert!(err.contains("was not looked at"), "{err}");
         assert_eq!(few.lines().collect::<Vec<_>>(), out.lines().take(3).collect::<Vec<_>>());
         seen.push(out);
     }

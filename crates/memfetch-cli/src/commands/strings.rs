@@ -41,6 +41,7 @@ pub fn run(plan: &Strings) -> Result<Ending, Failure> {
         out: BufWriter::with_capacity(BUFFER, io::stdout().lock()),
         line: Vec::new(),
         found: 0,
+        has_enough: false,
     };
     let mut failed = None;
     let swept = search.run(memory, survey, |text| match lines.take(text) {
@@ -56,6 +57,7 @@ pub fn run(plan: &Strings) -> Result<Ending, Failure> {
         return Err(error.into());
     }
     let found = lines.found;
+    let has_enough = lines.has_enough;
     lines.end(&swept)?;
     let shortfall = source.shortfall();
     if let Some(why) = &shortfall {
@@ -63,7 +65,12 @@ pub fn run(plan: &Strings) -> Result<Ending, Failure> {
         let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost was not looked at");
     }
     if !plan.quiet && !plan.json {
-        let _ = write!(io::stderr(), "{}", coverage::paragraph(&swept.coverage));
+        let early = if has_enough {
+            "Stopped with enough strings; what lies behind was not looked at.\n"
+        } else {
+            ""
+        };
+        let _ = write!(io::stderr(), "{early}{}", coverage::paragraph(&swept.coverage));
     }
     swept.result?;
     let ending = if found == 0 || shortfall.is_some() { Ending::Different } else { Ending::Done };
@@ -105,12 +112,15 @@ struct Lines<'a, W: Write> {
     out: BufWriter<W>,
     line: Vec<u8>,
     found: u64,
+    /// Whether that is as many as are wanted.
+    has_enough: bool,
 }
 
 impl<W: Write> Lines<'_, W> {
     fn take(&mut self, text: &Text<'_>) -> io::Result<ControlFlow<()>> {
         if !text.continued {
             if self.plan.most.is_some_and(|most| self.found >= most) {
+                self.has_enough = true;
                 return Ok(ControlFlow::Break(()));
             }
             self.found += 1;
@@ -123,8 +133,8 @@ impl<W: Write> Lines<'_, W> {
         }
         self.out.write_all(&self.line)?;
         // The last one that is wanted, and nothing of it is to come.
-        let is_last = self.plan.most == Some(self.found) && !text.continues;
-        Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        self.has_enough = self.plan.most == Some(self.found) && !text.continues;
+        Ok(if self.has_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
     fn json(&mut self, text: &Text<'_>) -> io::Result<()> {
@@ -176,7 +186,8 @@ impl<W: Write> Lines<'_, W> {
             }
         }
         if self.plan.json && !self.plan.quiet {
-            let object = coverage::Object { coverage: &swept.coverage };
+            let complete = !self.has_enough && swept.result.is_ok();
+            let object = coverage::Object { complete, coverage: &swept.coverage };
             serde_json::to_writer(&mut self.out, &object).map_err(io::Error::from)?;
             self.out.write_all(b"\n")?;
         }
