@@ -104,8 +104,8 @@ impl<'a, W: Write> Findings<'a, W> {
         }
     }
 
-    /// Tells what can be told only at the end.
-    pub fn finish(&mut self, coverage: &Coverage) -> Result<(), Failure> {
+    /// Tells what can be told only at the end, be it the end of the memory or not.
+    pub fn finish(&mut self, coverage: &Coverage, complete: bool) -> Result<(), Failure> {
         match self.plan.report {
             Report::Count if self.counts.len() == 1 => writeln!(self.out, "{}", self.found())?,
             Report::Count => {
@@ -119,7 +119,7 @@ impl<'a, W: Write> Findings<'a, W> {
                 }
             }
             Report::Json => {
-                serde_json::to_writer(&mut self.out, &coverage::Object { coverage })
+                serde_json::to_writer(&mut self.out, &coverage::Object { complete, coverage })
                     .map_err(std::io::Error::from)?;
                 self.out.write_all(b"\n")?;
             }

@@ -178,3 +178,35 @@ fn what_is_no_pattern_is_told_so() {
         assert!(err.contains(words), "{arguments:?}: {err}");
     }
 }
+
+#[test]
+fn rules_are_evaluated_over_a_process() {
+    let (_target, pid, start) = target();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("words.yar").to_str().unwrap().to_owned();
+    let at = start + 4096 * 3 + 8;
+    let bytes: Vec<String> = at.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let rules = format!(
+        "rule here : tagged {{ strings: $word = {{ {} }} condition: $word at {at:#x} and level == 3 }}\n\
+         rule nowhere {{ strings: $text = \"a text that is nowhere\" condition: $text }}",
+        bytes.join(" ")
+    );
+    std::fs::write(&file, rules).unwrap();
+    let only = format!("{start:#x}");
+    let base = [pid.as_str(), "--rules", &file, "-d", "level=3", "--only", &only];
+    let with = |more: &[&str]| find(&[&base[..], more].concat());
+    let (code, out, err) = with(&[]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with(&format!("here [tagged]\n{at:#x}:$word: ")), "{out}");
+    assert!(err.starts_with("2 MiB read."), "{err}");
+    assert_eq!(with(&["-l"]).1, "here [tagged]\n");
+    assert_eq!(with(&["-c"]).1, "1\n");
+    assert_eq!(with(&["-q"]), (0, String::new(), String::new()));
+    assert_eq!(with(&["-q", "--tag", "other"]).0, 1);
+    let (_, out, _) = with(&["--json"]);
+    let rule: serde_json::Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert_eq!(rule["strings"][0]["address"], format!("{at:#x}"));
+    let (code, _, err) = find(&[&pid, "--rules", &file]);
+    assert_eq!(code, 2);
+    assert!(err.contains("words.yar:1:") && err.contains("Hint: a variable"), "{err}");
+}

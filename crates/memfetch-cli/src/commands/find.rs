@@ -42,7 +42,9 @@ pub fn run(plan: &Find) -> Result<Ending, Failure> {
         }
     })?;
     let found = findings.found() > 0;
-    match failure.map_or(Ok(()), Err).and_then(|()| findings.finish(&swept.coverage)) {
+    let enough = plan.max_count.is_some_and(|most| findings.found() >= most);
+    let complete = swept.result.is_ok() && !enough;
+    match failure.map_or(Ok(()), Err).and_then(|()| findings.finish(&swept.coverage, complete)) {
         // Whoever has read enough still learns how it ended.
         Err(failure) if failure.is_broken_pipe() => {}
         told => told?,
@@ -52,10 +54,12 @@ pub fn run(plan: &Find) -> Result<Ending, Failure> {
         (false, true) => Ending::Different,
         (false, false) => Ending::Gaps,
     };
-    if plan.report != Report::Nothing {
-        if plan.report != Report::Json {
-            let _ = io::stderr().write_all(coverage::paragraph(&swept.coverage).as_bytes());
+    if !matches!(plan.report, Report::Nothing | Report::Json) {
+        let mut text = coverage::paragraph(&swept.coverage);
+        if enough {
+            text.push_str("  Note: it stopped at the last of them, and the rest was not searched\n");
         }
+        let _ = io::stderr().write_all(text.as_bytes());
     }
     if tell_shortfall(plan, &source) && !found {
         ending = Ending::Gaps;

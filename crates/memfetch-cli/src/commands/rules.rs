@@ -52,7 +52,10 @@ pub fn run(plan: &Find, files: &RuleFiles, source: &Source) -> Result<Ending, Fa
         match plan.report {
             Report::Count => writeln!(out, "{found}")?,
             Report::Json => {
-                serde_json::to_writer(&mut out, &Object { coverage: &told.coverage })?;
+                serde_json::to_writer(
+                    &mut out,
+                    &Object { complete: told.is_whole(), coverage: &told.coverage },
+                )?;
                 out.write_all(b"\n")?;
             }
             _ => {}

@@ -40,6 +40,7 @@ const LONG_CORE: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Hit {
     /// The address of its first byte.
+    #[serde(rename = "address")]
     pub at: Address,
     /// Which pattern, counted from 0 in the order in which they were given.
     pub pattern: usize,

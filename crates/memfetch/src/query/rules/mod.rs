@@ -143,6 +143,7 @@ pub struct StringMatch {
     /// The string's name, with its `$`.
     pub identifier: String,
     /// The address of the first byte.
+    #[serde(rename = "address")]
     pub at: Address,
     /// How many bytes match.
     pub length: u64,
