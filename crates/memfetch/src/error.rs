@@ -197,6 +197,9 @@ pub enum FormatError {
     /// An ELF file, but a program or a library.
     #[error("it is an ELF {0}, not a core")]
     OtherElf(&'static str),
+    /// A directory or a text without what the regions are listed in.
+    #[error("it has no index of regions (mf-index.txt or mfetch.lst)")]
+    NoIndex,
     /// Shorter than what its header promises needs.
     #[error("it ends within its {0}")]
     Truncated(&'static str),
@@ -215,6 +218,18 @@ pub enum OutputError {
     /// Something has that name already.
     #[error("the file exists")]
     Exists,
+    /// There is a directory of that name already.
+    #[error("the directory exists")]
+    DirectoryExists,
+    /// The name of a directory to be is that of something else.
+    #[error("it is no directory")]
+    NoDirectory,
+    /// A directory that was to be replaced holds something that memfetch did not make.
+    #[error("the directory holds `{0}`, which is no file of a snapshot")]
+    NotOurs(String),
+    /// The caller is to end, by a signal that came meanwhile.
+    #[error("a signal that ends this process came meanwhile")]
+    Interrupted,
     /// The name is that of something that no image may take the place of.
     #[error("it is {0}, and no file to overwrite")]
     NoFile(&'static str),
