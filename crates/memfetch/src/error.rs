@@ -75,6 +75,12 @@ pub enum Error {
         #[source]
         source: StopError,
     },
+    /// The process ended while a fault signal was waited for.
+    #[error("process {pid} has ended, and no fault signal came before that")]
+    NoFault {
+        /// Its number.
+        pid: Pid,
+    },
     /// A system call failed.
     #[error("cannot {action}")]
     Os {
@@ -169,6 +175,9 @@ pub enum StopError {
     /// No thread is left.
     #[error("no thread of it is left")]
     NoThreads,
+    /// It ended before the fault came that was waited for.
+    #[error("it has ended, and no fault signal came before that")]
+    NoFault,
     /// It is in the midst of exec, and waits there, for a file system that does not answer for instance.
     #[error("it is in the midst of exec, which does not come to an end")]
     Busy,

@@ -9,7 +9,7 @@ use memfetch::{Selection, Touch};
 use crate::args::{SelectionArgs, TouchWord};
 
 pub use maps::{Layout, Maps};
-pub use snap::{Output, Snap};
+pub use snap::{Output, Shape, Snap};
 pub use verify::Verify;
 
 /// What is told about a snapshot.

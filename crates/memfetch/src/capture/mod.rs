@@ -97,6 +97,7 @@ pub struct Snapshot<'a> {
     replace: bool,
     classic: bool,
     index: Option<PathBuf>,
+    at_fault: bool,
     time_limit: Option<Duration>,
     progress: Box<dyn FnMut(Progress) + 'a>,
 }
@@ -115,6 +116,7 @@ impl<'a> Snapshot<'a> {
             replace: false,
             classic: false,
             index: None,
+            at_fault: false,
             time_limit: Some(Duration::from_secs(10)),
             progress: Box::new(|_| {}),
         }
@@ -174,6 +176,15 @@ impl<'a> Snapshot<'a> {
     #[must_use]
     pub fn index_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.index = Some(path.into());
+        self
+    }
+
+    /// Whether to wait until a thread is about to take SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGPIPE, which it does not
+    /// ignore, and take the snapshot then, in mode freeze; that thread is the first in it. It takes the signal
+    /// afterwards. Where the process ends before that it is [`Error::NoFault`].
+    #[must_use]
+    pub fn at_fault(mut self, at_fault: bool) -> Self {
+        self.at_fault = at_fault;
         self
     }
 
@@ -281,7 +292,11 @@ impl<'a> Snapshot<'a> {
     }
 
     fn gather(&self) -> Result<gather::Gathered, Error> {
-        gather::gather(self.process, self.mode)
+        if self.at_fault {
+            gather::gather_at_fault(self.process)
+        } else {
+            gather::gather(self.process, self.mode)
+        }
     }
 }
 
