@@ -88,6 +88,12 @@ impl EndHeld {
     }
 }
 
+/// Holds all of these signals back from the calling thread to its end, at which nothing is let in either: a thread that
+/// takes a signal takes it for all of the process.
+pub fn hold_for_good() {
+    std::mem::forget((JobControlHeld::new(), EndHeld::new()));
+}
+
 impl Default for EndHeld {
     fn default() -> Self {
         Self::new()

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{Access, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -28,7 +28,8 @@ pub struct OutputDirectory {
     /// Which names are of such directories: nothing else is ever taken away.
     is_ours: fn(&OsStr) -> bool,
     made: Option<Made>,
-    is_abandoned: AtomicBool,
+    /// Whether no file is to be made in it any more; held while one is.
+    is_abandoned: RwLock<bool>,
 }
 
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl OutputDirectory {
             replace,
             is_ours,
             made: None,
-            is_abandoned: AtomicBool::new(false),
+            is_abandoned: RwLock::new(false),
         };
         output.check_taken()?;
         rustix::fs::accessat(&output.parent, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
@@ -108,14 +109,20 @@ impl OutputDirectory {
     }
 
     fn directory(&self) -> Result<&File, OutputError> {
-        let gone = || io("writing", Errno::NOENT.into());
-        if self.is_abandoned.load(Ordering::Relaxed) {
-            return Err(gone());
-        }
-        self.made.as_ref().map(|made| &made.directory).ok_or_else(gone)
+        self.made.as_ref().map(|made| &made.directory).ok_or_else(|| io("writing", Errno::NOENT.into()))
+    }
+
+    /// Nothing is made in it from here on; returns whether that was so before.
+    fn close(&self) -> bool {
+        let mut is_abandoned = self.is_abandoned.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *is_abandoned, true)
     }
 
     fn file(&self, name: &str) -> Result<File, OutputError> {
+        let is_abandoned = self.is_abandoned.read().unwrap_or_else(PoisonError::into_inner);
+        if *is_abandoned {
+            return Err(io("writing", Errno::NOENT.into()));
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(self.directory()?, name, flags, Mode::RUSR | Mode::WUSR)
             .map(File::from)
@@ -191,7 +198,7 @@ impl OutputDirectory {
 
     /// Takes it away, where it has been made. Workers that are stuck make nothing in it any more.
     pub fn abandon(&self) {
-        if self.is_abandoned.swap(true, Ordering::Relaxed) {
+        if self.close() {
             return;
         }
         if let Some(made) = &self.made {
@@ -232,14 +239,14 @@ impl OutputDirectory {
         };
         match rename(RenameFlags::NOREPLACE) {
             Ok(()) => {
-                self.is_abandoned.store(true, Ordering::Relaxed);
+                self.close();
                 return Ok(());
             }
             Err(Errno::EXIST) if self.replace => {}
             // NFS and others know no flags. A plain rename takes the place of an empty directory at the most.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 rustix::fs::renameat(&self.parent, &made.name, &self.parent, &self.name).map_err(fail)?;
-                self.is_abandoned.store(true, Ordering::Relaxed);
+                self.close();
                 return Ok(());
             }
             Err(errno) => return Err(fail(errno)),
@@ -248,7 +255,7 @@ impl OutputDirectory {
         self.check_taken()?;
         let old = open_directory(&self.parent, &self.name)?;
         rename(RenameFlags::EXCHANGE).map_err(fail)?;
-        self.is_abandoned.store(true, Ordering::Relaxed);
+        self.close();
         remove(&self.parent, &made.name, &old, self.is_ours);
         Ok(())
     }

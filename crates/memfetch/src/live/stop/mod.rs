@@ -58,7 +58,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use memfetch_sys::wait;
+use memfetch_sys::{signals, wait};
 
 use self::tracer::Tracer;
 use crate::error::StopError;
@@ -198,6 +198,8 @@ pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
     let watch = Arc::new(Watch::default());
     let for_tracer = Arc::clone(&watch);
     let body = move || {
+        // A thread that takes a signal takes it for all of the process: what its caller holds back must not come in here.
+        signals::hold_for_good();
         let _ = births.send(rustix::thread::gettid().as_raw_nonzero().get());
         trace(pid, &options, &for_tracer, &outbox, &inbox)
     };
