@@ -181,8 +181,9 @@ impl Image {
             page_size: page_size(&notes),
         };
         let Notes { mut threads, process, auxv, .. } = notes;
-        for thread in &mut threads {
-            if ours && thread.signal.as_ref().is_some_and(is_placeholder) {
+        for (index, thread) in threads.iter_mut().enumerate() {
+            // Others than the first have its number only because readers want it.
+            if ours && (index > 0 || thread.signal.as_ref().is_some_and(is_placeholder)) {
                 thread.signal = None;
             }
             // The process is named for its first thread.
