@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use memfetch::image::directory::classic::ClassicIndex;
+use memfetch::image::directory::index::{Ending, Index};
 use memfetch::image::trailer::Trailer;
 use memfetch::image::verify::verify_bytes;
 use memfetch::query::atlas::Atlas;
@@ -172,5 +174,24 @@ impl ReadFile for Mapped {
         let read = rest.len().min(buf.len());
         buf[..read].copy_from_slice(&rest[..read]);
         Ok(read)
+    }
+}
+
+/// The index of a region directory, of either kind: what was understood of ours is written so that it is understood
+/// alike, and no name in either leads out of its directory.
+pub fn index(bytes: &[u8]) {
+    let is_plain = |name: &str| !name.contains('/') && name.ends_with(".bin");
+    if let Ok(index) = ClassicIndex::decode(bytes) {
+        assert!(index.entries.iter().all(|entry| is_plain(&entry.file)));
+    }
+    // No fuzzer finds a digest: the text gets an end that is right.
+    let mut ended = bytes.to_vec();
+    ended.extend(format!("end {}\n", blake3::hash(bytes).to_hex()).as_bytes());
+    for text in [bytes, &ended] {
+        let Ok(index) = Index::decode(text) else { continue };
+        let files = index.entries.iter().filter_map(|entry| entry.file.as_ref());
+        assert!(files.into_iter().all(|file| is_plain(&file.name)));
+        let again = Index::decode(&index.encode()).expect("what is written is an index");
+        assert_eq!(again, Index { ending: Ending::Whole, ..index });
     }
 }

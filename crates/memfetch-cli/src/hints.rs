@@ -106,8 +106,9 @@ fn of_memory(error: &Error, caller: &Caller) -> Option<String> {
             _ => "take the snapshot without a stop: `--mode live`".to_owned(),
         },
         Error::Format { source, .. } => match source {
-            FormatError::NotACore | FormatError::OtherElf(_) => {
-                "a running process is given by its number or its name, an image by the path of an ELF core"
+            FormatError::NotACore | FormatError::OtherElf(_) | FormatError::NoIndex => {
+                "a running process is given by its number or its name, an image by the path of an ELF core or of a \
+                 region directory"
                     .to_owned()
             }
             FormatError::Truncated(_) => "it was cut short while it was written or copied".to_owned(),
@@ -255,6 +256,12 @@ fn of_output(source: &OutputError) -> Option<String> {
         OutputError::Exists => {
             "`--force` overwrites it, `-o` gives another name (%t in it is the time)".to_owned()
         }
+        OutputError::DirectoryExists => {
+            "`--force` replaces it if it holds nothing but the files of a snapshot, \
+             `-o` gives another name (%t in it is the time)"
+                .to_owned()
+        }
+        OutputError::NoDirectory | OutputError::NotOurs(_) => "`-o` gives another name".to_owned(),
         OutputError::NoFile(_) => {
             "`-o` gives another name; `-o -` writes to standard output, which may be a pipe or a device"
                 .to_owned()

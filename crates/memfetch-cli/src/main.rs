@@ -31,8 +31,13 @@ use ending::Ending;
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let ending = run(args::parse(std::env::args_os())).unwrap_or_else(|failure| report::report(&failure));
-    ending.into()
+    let words = std::env::args_os();
+    let done = if std::env::args_os().next().is_some_and(|name| args::gcore::is_called(&name)) {
+        commands::gcore::run(args::gcore::parse(words.skip(1)).as_ref())
+    } else {
+        run(args::parse(words))
+    };
+    done.unwrap_or_else(|failure| report::report(&failure)).into()
 }
 
 /// Does what the arguments ask for.

@@ -3,7 +3,8 @@
 
 use std::error::Error as _;
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 
 use memfetch::error::Candidate;
 
@@ -31,6 +32,23 @@ pub fn report(failure: &Failure) -> Ending {
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// As [`print()`], for lines that may hold any bytes, which a terminal is kept from.
+pub fn print_bytes(text: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let written = if io::stdout().is_terminal() {
+        let mut lines = text.split(|&byte| byte == b'\n');
+        // What stands behind the last newline is no line.
+        lines.next_back();
+        lines.try_for_each(|line| writeln!(stdout, "{}", printable(OsStr::from_bytes(line))))
+    } else {
+        stdout.write_all(text)
+    };
+    match written.and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result?),
     }

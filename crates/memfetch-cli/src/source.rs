@@ -1,10 +1,11 @@
-//! SOURCE on the command line: a process, or the file of an image.
+//! SOURCE on the command line: a process, or the file or directory of an image.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use memfetch::image::directory::index_of;
 use memfetch::image::{Completeness, Shortfall};
 use memfetch::{Error, Image, Process};
 
@@ -14,7 +15,7 @@ use crate::map_table::Witness;
 pub enum Source {
     /// A running process.
     Process(Process),
-    /// A file.
+    /// A file or a directory.
     Image(Image),
 }
 
@@ -72,13 +73,13 @@ pub fn process(word: &OsStr) -> Result<Process, Error> {
 }
 
 /// What the word means: a path with a slash is an image; a number and `self` are a process; another word is an
-/// image where a file of that name is one, and else the name of a process.
+/// image where a file or directory of that name is one, and else the name of a process.
 pub fn open(word: &OsStr) -> Result<Source, Error> {
     let path = Path::new(word);
     if word.as_bytes().contains(&b'/') {
         return Ok(Source::Image(Image::open(path)?));
     }
-    if is_process_only(word) || !path.is_file() {
+    if is_process_only(word) || !(path.is_file() || index_of(path).is_some()) {
         return Ok(Source::Process(process(word)?));
     }
     match Image::open(path) {

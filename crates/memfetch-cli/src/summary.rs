@@ -166,6 +166,7 @@ mod tests {
             apparent_bytes: 67 << 30,
             stored_bytes: 3 << 30,
             elapsed: Duration::from_millis(2_200),
+            index: Vec::new(),
         }
     }
 

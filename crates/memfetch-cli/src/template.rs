@@ -31,9 +31,9 @@ pub struct Facts<'a> {
 }
 
 impl Template {
-    /// `NAME.PID.core`, in this directory.
+    /// `NAME.PID.` and an extension, in this directory.
     #[must_use]
-    pub fn standard_in(directory: &Path) -> Self {
+    pub fn standard_in(directory: &Path, extension: &str) -> Self {
         let mut parts = Vec::new();
         if !directory.as_os_str().is_empty() {
             let mut text = directory.as_os_str().as_bytes().to_vec();
@@ -42,7 +42,8 @@ impl Template {
             }
             parts.push(Part::Text(text));
         }
-        parts.extend([Part::Name, Part::Text(b".".to_vec()), Part::Pid, Part::Text(b".core".to_vec())]);
+        let extension = format!(".{extension}").into_bytes();
+        parts.extend([Part::Name, Part::Text(b".".to_vec()), Part::Pid, Part::Text(extension)]);
         Self(parts)
     }
 
@@ -147,7 +148,10 @@ mod tests {
     #[test]
     fn the_standard_name_takes_a_percent_in_the_directory_as_it_is() {
         let facts = Facts { pid: 17, name: OsStr::new("x"), host: OsStr::new("box"), time: 99 };
-        assert_eq!(Template::standard_in(Path::new("/a%p")).name_for(facts), Path::new("/a%p/x.17.core"));
-        assert_eq!(Template::standard_in(Path::new("")).name_for(facts), Path::new("x.17.core"));
+        assert_eq!(
+            Template::standard_in(Path::new("/a%p"), "core").name_for(facts),
+            Path::new("/a%p/x.17.core")
+        );
+        assert_eq!(Template::standard_in(Path::new(""), "core").name_for(facts), Path::new("x.17.core"));
     }
 }

@@ -22,6 +22,13 @@ pub const NT_X86_SHSTK: u32 = 0x204;
 /// Option for [`seize`]: stops at a system call are told from a real `SIGTRAP` by bit 7.
 pub const O_TRACESYSGOOD: u32 = libc::PTRACE_O_TRACESYSGOOD as u32;
 
+/// Option for [`seize`]: a thread that is born is traced as well, and stops before its first instruction.
+pub const O_TRACECLONE: u32 = libc::PTRACE_O_TRACECLONE as u32;
+/// Option for [`seize`]: exec is told by a stop with the event [`EVENT_EXEC`].
+pub const O_TRACEEXEC: u32 = libc::PTRACE_O_TRACEEXEC as u32;
+/// The event of a stop behind exec.
+pub const EVENT_EXEC: i32 = libc::PTRACE_EVENT_EXEC;
+
 /// The general registers of a 64-bit task: `struct user_regs_struct` of sys/user.h, which is also what
 /// [`NT_PRSTATUS`] holds.
 #[repr(C)]
@@ -121,6 +128,16 @@ pub fn interrupt(tid: i32) -> io::Result<()> {
 pub fn cont(tid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: as for `seize`.
     answer(unsafe { libc::ptrace(libc::PTRACE_CONT, tid, 0_usize, signal as usize) })
+}
+
+/// Leaves a thread that job control has stopped as it is, and has the end of that told (`PTRACE_LISTEN`).
+///
+/// # Errors
+///
+/// `EIO`: it is not in such a stop. `ESRCH`: it was killed.
+pub fn listen(tid: i32) -> io::Result<()> {
+    // SAFETY: as for `seize`.
+    answer(unsafe { libc::ptrace(libc::PTRACE_LISTEN, tid, 0_usize, 0_usize) })
 }
 
 /// Resumes a stopped thread up to its next entry into or exit from a system call (`PTRACE_SYSCALL`).

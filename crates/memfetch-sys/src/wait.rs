@@ -69,6 +69,17 @@ pub fn look(tid: i32) -> io::Result<Status> {
     wait(tid, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | libc::__WNOTHREAD)
 }
 
+/// Waits for whatever happens next to a tracee of this thread, and leaves it as it is, as [`look`] does; returns its
+/// number with it. What is not answered is told again.
+///
+/// # Errors
+///
+/// `ECHILD`: there is none left. `EINTR`.
+pub fn next() -> io::Result<(i32, Status)> {
+    let options = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | libc::__WNOTHREAD | libc::__WALL;
+    wait_for(libc::P_ALL, 0, options)
+}
+
 /// Takes note of a tracee's exit, after which it is gone; any other status is returned and left as it is.
 ///
 /// Also of a tracee of another thread of this process. For the first thread of a process that is a child of this
@@ -87,16 +98,19 @@ pub fn reap(tid: i32) -> io::Result<Status> {
 }
 
 fn wait(tid: i32, options: i32) -> io::Result<Status> {
-    let options = options | libc::WNOHANG | libc::__WALL;
+    wait_for(libc::P_PID, tid, options | libc::WNOHANG | libc::__WALL).map(|(_, status)| status)
+}
+
+fn wait_for(whom: libc::idtype_t, tid: i32, options: i32) -> io::Result<(i32, Status)> {
     // SAFETY: a siginfo_t is plain data, for which zeros are valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes one siginfo_t to `info`, which outlives the call.
-    if unsafe { libc::waitid(libc::P_PID, tid.cast_unsigned(), &raw mut info, options) } == -1 {
+    if unsafe { libc::waitid(whom, tid.cast_unsigned(), &raw mut info, options) } == -1 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: waitid fills in the fields of a SIGCHLD, or with WNOHANG and nothing to report leaves zeros.
     let (tid, status) = unsafe { (info.si_pid(), info.si_status()) };
-    Ok(if tid == 0 { Status::Nothing } else { Status::decode(info.si_code, status) })
+    Ok((tid, if tid == 0 { Status::Nothing } else { Status::decode(info.si_code, status) }))
 }
 
 #[cfg(test)]

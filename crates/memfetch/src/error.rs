@@ -77,6 +77,12 @@ pub enum Error {
         #[source]
         source: StopError,
     },
+    /// The process ended while a fault signal was waited for.
+    #[error("process {pid} has ended, and no fault signal came before that")]
+    NoFault {
+        /// Its number.
+        pid: Pid,
+    },
     /// A system call failed.
     #[error("cannot {action}")]
     Os {
@@ -198,6 +204,9 @@ pub enum StopError {
     /// No thread is left.
     #[error("no thread of it is left")]
     NoThreads,
+    /// It ended before the fault came that was waited for.
+    #[error("it has ended, and no fault signal came before that")]
+    NoFault,
     /// It is in the midst of exec, and waits there, for a file system that does not answer for instance.
     #[error("it is in the midst of exec, which does not come to an end")]
     Busy,
@@ -226,6 +235,9 @@ pub enum FormatError {
     /// An ELF file, but a program or a library.
     #[error("it is an ELF {0}, not a core")]
     OtherElf(&'static str),
+    /// A directory or a text without what the regions are listed in.
+    #[error("it has no index of regions (mf-index.txt or mfetch.lst)")]
+    NoIndex,
     /// Shorter than what its header promises needs.
     #[error("it ends within its {0}")]
     Truncated(&'static str),
@@ -244,6 +256,18 @@ pub enum OutputError {
     /// Something has that name already.
     #[error("the file exists")]
     Exists,
+    /// There is a directory of that name already.
+    #[error("the directory exists")]
+    DirectoryExists,
+    /// The name of a directory to be is that of something else.
+    #[error("it is no directory")]
+    NoDirectory,
+    /// A directory that was to be replaced holds something that memfetch did not make.
+    #[error("the directory holds `{0}`, which is no file of a snapshot")]
+    NotOurs(String),
+    /// The caller is to end, by a signal that came meanwhile.
+    #[error("a signal that ends this process came meanwhile")]
+    Interrupted,
     /// The name is that of something that no image may take the place of.
     #[error("it is {0}, and no file to overwrite")]
     NoFile(&'static str),

@@ -8,9 +8,11 @@ mod synth;
 
 use std::path::PathBuf;
 
+use memfetch::image::directory::classic;
+use memfetch::image::directory::index::{Ending, Entry, Index, RegionFile};
 use memfetch::image::record::{Contents, Mode, Origin, Outcome};
 use memfetch::image::trailer::{Extent, Trailer};
-use memfetch::{Address, Cause, PageRuns, PageState, Span, Touch};
+use memfetch::{Address, Cause, PageRuns, PageState, Platform, Span, Touch, maps as text};
 use synth::{Core, Load, SHAPES};
 
 fn seeds(target: &str) -> PathBuf {
@@ -55,6 +57,11 @@ fn elf() {
     run("elf", entry::elf);
 }
 
+#[test]
+fn index() {
+    run("index", entry::index);
+}
+
 const MAPS: &[u8] = b"00010000-00012000 rw-p 00000000 00:00 0                                  [heap]\n\
 00020000-00022000 r--s 00001000 00:01 77                                 /memfd:a b\\012c (deleted)\n\
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n";
@@ -79,8 +86,8 @@ fn own_trailer() -> Trailer {
     Trailer { outcome, maps: MAPS.to_vec(), pages, extents, digests: vec![[7; 32]] }
 }
 
-fn own_core() -> Vec<u8> {
-    let origin = |trailer_offset| Origin {
+fn origin(trailer_offset: u64) -> Origin {
+    Origin {
         version: "0.1.0".into(),
         pid: 42,
         started_ns: 1,
@@ -90,7 +97,35 @@ fn own_core() -> Vec<u8> {
         contents: Contents::Default,
         touch: Touch::Stored,
         trailer_offset,
+    }
+}
+
+/// The index of a region directory: of ours, and of 2002.
+fn own_indices() -> [Vec<u8>; 2] {
+    let map = text::parse(MAPS).unwrap();
+    let trailer = own_trailer();
+    let entries = map.iter().enumerate().map(|(number, region)| {
+        let mut pages = PageRuns::new();
+        pages.extend(trailer.pages.within(region.span));
+        let file = Some(RegionFile { name: format!("mf-mem-{number:03}.bin"), digest: [7; 32] });
+        let written = pages.iter().take(1).map(|run| run.span).collect();
+        Entry { region: region.clone(), file: file.filter(|_| number == 0), pages, written }
+    });
+    let mut entries: Vec<_> = entries.collect();
+    entries.iter_mut().skip(1).for_each(|entry| entry.written.clear());
+    let index = Index {
+        name: "a b".into(),
+        origin: origin(0),
+        platform: Platform::X86_64,
+        outcome: Some(trailer.outcome.clone()),
+        entries,
+        ending: Ending::Whole,
     };
+    let blocks = classic::encode_blocks(map.iter());
+    [index.encode(), classic::encode(&origin(0), "/bin/program", &blocks, &trailer.outcome)]
+}
+
+fn own_core() -> Vec<u8> {
     let build = |trailer_offset| {
         Core::new(SHAPES[0])
             .note(
@@ -140,6 +175,11 @@ fn write_seeds() {
     ] {
         write("place", name, words.as_bytes());
     }
+    let [own, of_2002] = own_indices();
+    write("index", "own", &own);
+    write("index", "own-without-end", &own[..own.len() - 69]);
+    write("index", "2002", &of_2002);
+    write("index", "2002-cut", &of_2002[..of_2002.len() / 2]);
     write("maps", "three", MAPS);
     write("maps", "cut", &MAPS[..100]);
     write("maps", "overlapping", b"1000-3000 r--p 0 0:0 0 \n2000-4000 rw-p 0 8:1 5 /x (deleted)\n");

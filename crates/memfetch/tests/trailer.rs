@@ -153,7 +153,7 @@ fn check(bytes: &[u8]) -> Verdict {
 }
 
 fn altered(start: u64, len: u64, part: Part, memory: &[Span]) -> Alteration {
-    Alteration { file: Extent { offset: start, len }, part, memory: memory.to_vec() }
+    Alteration { of: None, file: Extent { offset: start, len }, part, memory: memory.to_vec() }
 }
 
 #[test]

@@ -22,7 +22,7 @@ Exit codes:
   1  no such mapping, or the image was cut short: what is left of it is listed
   2  error")]
 pub struct MapsArgs {
-    /// A process (number, name, or `self`) or an ELF core
+    /// A process (number, name, or `self`), an ELF core or a region directory
     #[arg(value_name = "SOURCE", value_hint = ValueHint::FilePath)]
     pub source: OsString,
     #[command(flatten)]

@@ -2,6 +2,7 @@
 //! [`plan`](crate::plan).
 
 mod find;
+pub mod gcore;
 mod maps;
 mod read;
 mod recv;
@@ -46,6 +47,8 @@ Examples:
   memfetch strings -n 8 1234        the text that it holds
   memfetch verify *.core            whole, and unaltered?
 
+Called by the name `gcore` (a link to it), it takes the arguments of gdb's script: gcore [-a] [-o PREFIX] PID...
+
 Exit codes:
   0  done
   1  nothing found, or different (verify: altered or incomplete; maps: incomplete)
@@ -79,9 +82,9 @@ pub struct Args {
 pub enum Command {
     /// Take a snapshot of a process
     ///
-    /// It is an ELF core that gdb, lldb, elfutils and drgn open. It has its final name only when it is whole and on
-    /// stable storage. Pages that were never touched are holes in it. A page that was wanted and could not be read
-    /// is a gap: it is listed in the core and in the summary, and makes the exit code 3.
+    /// It is an ELF core that gdb, lldb, elfutils and drgn open, or, with --format, a directory with a file for each
+    /// region, or the bytes of the regions alone. It has its final name only when it is whole and on stable storage. Pages that were never touched are holes in it. A page that was wanted and could not be read
+    /// is a gap: it is listed in the snapshot and in the summary, and makes the exit code 3.
     Snap(SnapArgs),
     /// Find text, bytes, values or pointers in memory
     ///
@@ -120,8 +123,8 @@ pub enum Command {
     Strings(StringsArgs),
     /// Tell whether an image is whole and unaltered
     ///
-    /// A core of memfetch ends with digests of all that was written, so that a change of any byte is found and told
-    /// by its place. A core of another program has none: only its length can be checked, and the exit code is 2
+    /// A core of memfetch ends with digests of all that was written, and the index of a region directory holds them, so
+    /// that a change of any byte is found and told by its place. A core of another program has none: only its length can be checked, and the exit code is 2
     /// because the question could not be answered.
     Verify(VerifyArgs),
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use memfetch::Address;
+
 use super::{SelectionArgs, TouchWord};
 use crate::quantity;
 
@@ -27,19 +29,38 @@ Examples:
       Through a pipe.
   memfetch snap 1234 -o tcp://box:9000
       To `memfetch recv 0.0.0.0:9000 -o FILE` on that machine, or to `nc -l 9000 > FILE`.
+  memfetch snap 1234 --format dir -o dump
+      A directory: mf-index.txt, and a file for each region.
+  memfetch snap 1234 --format raw --only heap -o - | strings -n 12
+      The bytes of these mappings, one after the other, as memdump had them.
+  memfetch snap 1234 --format raw -o mem.raw --index mem.txt
+      And a text that tells which memory stands where.
+  memfetch snap 1234 --classic -a -o dump
+      mfetch.lst and mem-NNN.bin, as in 2002, of what is no file.
+  memfetch -s 1234
+      A core at the next SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGPIPE, of that thread.
   memfetch snap 1234 --json | jq '.outcome.gaps'")]
 pub struct SnapArgs {
     /// The process: its number, its name, or `self`
     #[arg(required = true, value_name = "SOURCE")]
     pub sources: Vec<OsString>,
     /// Where the core goes: a file name (with %p pid, %e name, %h host, %t time, %% as in core(5)), a directory,
-    /// - for standard output, or tcp://HOST:PORT for a peer, in plain bytes [default: NAME.PID.core]
+    /// `-` for standard output, or tcp://HOST:PORT for a peer, in plain bytes [default: NAME.PID.core, .raw, or
+    /// .regions for --format dir]
     #[arg(short, long, value_name = "WHERE", value_hint = ValueHint::AnyPath, help_heading = "Output")]
     pub output: Option<PathBuf>,
-    /// What to write
-    #[arg(long, value_name = "FORMAT", default_value = "core", help_heading = "Output")]
-    pub format: Format,
-    /// Overwrite a file that is there; never a device, a pipe or a socket, nor a link to one
+    /// What to write [default: core]
+    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    pub format: Option<Format>,
+    /// A directory with the files and the index of memfetch 2002: mfetch.lst, map-NNN.bin, mem-NNN.bin; all that can
+    /// be read, unless --contents says otherwise
+    #[arg(long, help_heading = "Output")]
+    pub classic: bool,
+    /// Where the text goes that tells which memory stands where: for --format raw; - is standard output
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    pub index: Option<PathBuf>,
+    /// Overwrite a file that is there; never a device, a pipe or a socket, nor a link to one. A directory is replaced
+    /// if it holds nothing but the files of such a snapshot
     #[arg(long, help_heading = "Output")]
     pub force: bool,
     /// The largest apparent size of the file, holes counted: 512M, 4GiB ... Beyond it, long stretches of
@@ -62,6 +83,22 @@ pub struct SnapArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub selection: SelectionArgs,
+    /// Skip mappings of files
+    #[arg(short = 'a', help_heading = "memfetch 2002")]
+    pub anonymous: bool,
+    /// Only the mapping that holds this address, hexadecimal with or without 0x
+    #[arg(short = 'S', value_name = "ADDR", value_parser = parse_address, help_heading = "memfetch 2002")]
+    pub address: Option<Address>,
+    /// Write the index to standard output, too
+    #[arg(short = 'w', help_heading = "memfetch 2002")]
+    pub show_index: bool,
+    /// Wait until a thread is about to take SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGPIPE, which it does not ignore, then
+    /// take the snapshot; the signal follows. Ctrl-C ends the wait, and the process runs on
+    #[arg(short = 's', help_heading = "memfetch 2002")]
+    pub at_fault: bool,
+    /// Means nothing: memory is never mapped
+    #[arg(short = 'm', help_heading = "memfetch 2002")]
+    pub no_mmap: bool,
     /// One JSON object per snapshot on standard output (on standard error where the core goes to standard
     /// output) instead of the summary
     #[arg(long, help_heading = "Report")]
@@ -79,6 +116,10 @@ pub struct SnapArgs {
 pub enum Format {
     /// An ELF core
     Core,
+    /// A directory: an index, and a file for each region of which something is saved
+    Dir,
+    /// The bytes of the regions, one after the other
+    Raw,
 }
 
 /// The words of `--mode`.
@@ -95,10 +136,36 @@ pub enum ModeWord {
 /// The words of `--contents`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ContentsWord {
-    /// What /proc/PID/coredump_filter asks for, and every private file page that was written
+    /// In a core what /proc/PID/coredump_filter asks for, and every private file page that was written; else all
+    /// but what was never written of files that may not be written
     Default,
     /// Everything that can be read
     Full,
     /// Registers, stacks, and what unwinding needs
     Minimal,
+}
+
+/// An address as memfetch took it in 2002: hexadecimal, with or without `0x`.
+fn parse_address(text: &str) -> Result<Address, String> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    let is_hex = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let address = is_hex.then(|| u64::from_str_radix(digits, 16).ok()).flatten();
+    address
+        .map(Address::new)
+        .ok_or_else(|| "addresses are hexadecimal, such as 7ffd1000 or 0x7ffd1000".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_hexadecimal_with_or_without_a_prefix() {
+        for text in ["7ffd1000", "0x7ffd1000", "0X7FFD1000"] {
+            assert_eq!(parse_address(text), Ok(Address::new(0x7ffd_1000)), "{text}");
+        }
+        for bad in ["", "0x", "+1", "-1", "heap", "1 2", "11112222333344445"] {
+            assert!(parse_address(bad).is_err(), "{bad}");
+        }
+    }
 }

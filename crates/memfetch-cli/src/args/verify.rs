@@ -16,7 +16,7 @@ Exit codes:
   1  one at least is altered or incomplete
   2  one at least cannot be read, or is not of memfetch")]
 pub struct VerifyArgs {
-    /// The images
+    /// The images: cores, region directories
     #[arg(required = true, value_name = "IMAGE", value_hint = ValueHint::FilePath)]
     pub images: Vec<PathBuf>,
     /// One JSON object per image

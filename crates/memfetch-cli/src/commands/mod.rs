@@ -1,6 +1,7 @@
 //! The commands: each carries out a plan and tells how it ended.
 
 pub mod find;
+pub mod gcore;
 pub mod maps;
 pub mod read;
 pub mod recv;

@@ -7,14 +7,14 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime};
 
-use memfetch::{Connection, ModeChoice, Process, Report, Snapshot};
+use memfetch::{Connection, Memory, ModeChoice, Process, Report, Snapshot};
 
 use crate::args::ModeWord;
 use crate::ending::Ending;
 use crate::failure::Failure;
-use crate::plan::{Output, Snap, Telling};
+use crate::plan::{Output, Shape, Snap, Telling};
 use crate::progress::Bar;
-use crate::report::{print, report};
+use crate::report::{print, print_bytes, report};
 use crate::stdout::Stdout;
 use crate::template::{Facts, Template};
 use crate::text::printable;
@@ -40,7 +40,21 @@ fn snap(word: &OsStr, plan: &Snap) -> Result<Ending, Failure> {
     if plan.time_limit.is_some() {
         process = process.with_time_limit(plan.time_limit);
     }
+    // Later mappings may hold it where the snapshot is taken later.
+    if let Some(at) = plan.address.filter(|_| !plan.at_fault)
+        && process.regions()?.at(at).is_none()
+    {
+        let _ = writeln!(io::stderr(), "no mapping of process {} holds {at}", process.pid());
+        return Ok(Ending::Different);
+    }
+    if plan.at_fault && plan.telling == Telling::Summary {
+        let name = printable(process.name());
+        let _ = writeln!(io::stderr(), "waiting for a fault signal in process {} ({name})", process.pid());
+    }
     let report = take(&process, plan)?;
+    if plan.shows_index {
+        print_bytes(&report.index)?;
+    }
     let peer = match &plan.output {
         Output::Tcp(endpoint) => Some(format!("tcp://{endpoint}")),
         Output::Files(_) | Output::Stdout => None,
@@ -63,6 +77,7 @@ fn take(process: &Process, plan: &Snap) -> Result<Report, Failure> {
         .touch(plan.touch)
         .selection(plan.selection.clone())
         .replace(plan.overwrite)
+        .at_fault(plan.at_fault)
         .progress(|progress| bar.update(progress.done_bytes, progress.total_bytes));
     if let Some(bytes) = plan.max_apparent_size {
         snapshot = snapshot.max_apparent_size(bytes);
@@ -70,19 +85,33 @@ fn take(process: &Process, plan: &Snap) -> Result<Report, Failure> {
     if let Some(limit) = plan.time_limit {
         snapshot = snapshot.time_limit(Some(limit));
     }
-    match &plan.output {
-        Output::Files(template) => Ok(snapshot.write_core(file_name(template, process))?),
+    if let Some(template) = &plan.index {
+        snapshot = snapshot.index_file(file_name(template, process));
+    }
+    let path = match &plan.output {
+        Output::Files(template) => file_name(template, process),
         Output::Stdout => {
             // Not through the standard library's handle, which looks for newlines in what it is given.
-            let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-            Ok(snapshot.write_core_to(&mut Stdout::new(stdout)?)?)
+            let mut stdout = Stdout::new(File::from(io::stdout().as_fd().try_clone_to_owned()?))?;
+            return Ok(match plan.shape {
+                Shape::Raw => snapshot.write_raw_to(&mut stdout)?,
+                Shape::Core | Shape::Directory { .. } => snapshot.write_core_to(&mut stdout)?,
+            });
         }
         Output::Tcp(endpoint) => {
             // Before the process is stopped: a peer that is not there should not cost it a pause.
             let peer = Connection::open(endpoint, Some(plan.time_limit.unwrap_or(PEER_LIMIT)))?;
-            Ok(peer.send(|to| snapshot.write_core_to(to))?)
+            return Ok(peer.send(|to| match plan.shape {
+                Shape::Raw => snapshot.write_raw_to(to),
+                Shape::Core | Shape::Directory { .. } => snapshot.write_core_to(to),
+            })?);
         }
-    }
+    };
+    Ok(match plan.shape {
+        Shape::Core => snapshot.write_core(path)?,
+        Shape::Directory { classic } => snapshot.classic(classic).write_directory(path)?,
+        Shape::Raw => snapshot.write_raw(path)?,
+    })
 }
 
 fn file_name(template: &Template, process: &Process) -> std::path::PathBuf {
@@ -96,14 +125,14 @@ fn file_name(template: &Template, process: &Process) -> std::path::PathBuf {
     })
 }
 
-/// Standard output is for the core where it goes there, and else for JSON.
+/// Standard output is for the core or the index where one goes there, and else for JSON.
 fn tell(told: &summary::Snapshot<'_>, plan: &Snap) -> Result<(), Failure> {
     let text = match plan.telling {
         Telling::Nothing => return Ok(()),
         Telling::Summary => told.paragraph(),
         Telling::Json => serde_json::to_string(told).map_err(io::Error::from)? + "\n",
     };
-    if plan.telling == Telling::Json && plan.output != Output::Stdout {
+    if plan.telling == Telling::Json && plan.output != Output::Stdout && !plan.shows_index {
         print(&text)?;
     } else {
         // The snapshot is taken and safe, whether anybody listens or not.

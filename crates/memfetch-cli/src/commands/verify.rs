@@ -90,7 +90,7 @@ fn sentence(verdict: &Verdict) -> String {
             text + "\n"
         }
         Verdict::Unverifiable { bytes } => format!(
-            "not of memfetch, so it has no digest to compare with; {}, as its headers promise\n",
+            "not of memfetch, or of 2002, so it has no digest to compare with; {}, as it promises\n",
             size(*bytes, Units::Full)
         ),
     }
@@ -102,8 +102,10 @@ fn place(range: &Alteration) -> String {
         Part::Unwritten => "was never written, and is not zero",
         Part::Trailer => "is the trailer, and not what was written",
         Part::Behind => "stands behind the end",
+        Part::Index => "is not what was written",
     };
-    let mut text = format!("bytes {:#x}..{:#x} of the file: {what}", range.file.offset, range.file.end());
+    let file = range.of.as_deref().unwrap_or("the file");
+    let mut text = format!("bytes {:#x}..{:#x} of {file}: {what}", range.file.offset, range.file.end());
     let memory: Vec<_> = range.memory.iter().take(3).map(ToString::to_string).collect();
     if !memory.is_empty() {
         let more = if range.memory.len() > memory.len() { ", ..." } else { "" };

@@ -16,7 +16,7 @@ pub use find::{Find, Report, RuleFiles, Wanted};
 pub use maps::{Layout, Maps};
 pub use read::{Read, View};
 pub use recv::Recv;
-pub use snap::{Output, Snap};
+pub use snap::{Output, Shape, Snap};
 pub use strings::{StringLayout, Strings};
 pub use verify::Verify;
 

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
-use memfetch::{Endpoint, Selection, Touch, image::record::Contents};
+use memfetch::{Address, Endpoint, Selection, Selector, Touch, image::record::Contents};
 
 use super::{Telling, selection, touch};
 use crate::args::{self, ContentsWord, Format, ModeWord, SnapArgs};
@@ -18,8 +18,14 @@ use crate::template::Template;
 pub struct Snap {
     /// The processes.
     pub sources: Vec<OsString>,
+    /// What is written.
+    pub shape: Shape,
     /// Where the cores go.
     pub output: Output,
+    /// Where the index of raw memory goes.
+    pub index: Option<Template>,
+    /// Whether the index goes to standard output as well.
+    pub shows_index: bool,
     /// Whether a file that is there is overwritten.
     pub overwrite: bool,
     /// How the process is held still.
@@ -30,12 +36,62 @@ pub struct Snap {
     pub touch: Touch,
     /// Which mappings are wanted.
     pub selection: Selection,
+    /// The address whose mapping alone is wanted.
+    pub address: Option<Address>,
+    /// Whether to wait for a fault signal.
+    pub at_fault: bool,
     /// The largest apparent size of a file.
     pub max_apparent_size: Option<u64>,
     /// How long one answer of the kernel may take.
     pub time_limit: Option<Duration>,
     /// What is told.
     pub telling: Telling,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// An ELF core.
+    Core,
+    /// A region directory.
+    Directory {
+        /// That of 2002.
+        classic: bool,
+    },
+    /// Raw memory.
+    Raw,
+}
+
+impl Shape {
+    /// What `--format` and `--classic` ask for.
+    fn of(format: Option<Format>, classic: bool) -> Result<Self, Failure> {
+        match (format, classic) {
+            (Some(Format::Core | Format::Raw), true) => Err(Failure::usage(
+                "only a directory is as in 2002",
+                "`--classic` is `--format dir` with the names of 2002",
+            )),
+            (Some(Format::Raw), false) => Ok(Self::Raw),
+            (None | Some(Format::Core), false) => Ok(Self::Core),
+            (None | Some(Format::Dir), classic) => Ok(Self::Directory { classic }),
+        }
+    }
+
+    /// What a standard name ends in.
+    const fn extension(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Directory { .. } => "regions",
+            Self::Raw => "raw",
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Directory { .. } => "directory",
+            Self::Raw => "raw memory",
+        }
+    }
 }
 
 /// Where the cores of a call go.
@@ -68,10 +124,36 @@ impl Snap {
                 },
             ));
         }
-        let Format::Core = args.format;
+        let shape = Shape::of(args.format, args.classic)?;
         let several = args.sources.len() > 1;
+        let to_stdout = args.index.as_deref().is_some_and(|path| path.as_os_str() == "-");
+        let shows_index = args.show_index || to_stdout;
+        let output = output(shape, args.output.as_deref(), several, io::stdout().is_terminal())?;
+        check_index(shape, args.index.is_some(), shows_index, &output)?;
+        if args.at_fault && args.mode == ModeWord::Live {
+            return Err(Failure::usage(
+                "a process that waits with a fault is held, and `--mode live` holds nothing",
+                "leave one of `-s` and `--mode live` out",
+            ));
+        }
+        if args.at_fault && several {
+            return Err(Failure::usage("one process can be waited for at a time", "a call for each"));
+        }
+        let mut selection = selection(args.selection);
+        selection.only.extend(args.address.map(Selector::At));
+        if args.anonymous {
+            selection.skip.push(Selector::FileBacked);
+        }
         Ok(Self {
-            output: output(args.output.as_deref(), several, io::stdout().is_terminal())?,
+            shape,
+            output,
+            index: match args.index.filter(|_| !to_stdout) {
+                Some(path) => Some(named(&path, several)?),
+                None => None,
+            },
+            shows_index,
+            address: args.address,
+            at_fault: args.at_fault,
             sources: args.sources,
             overwrite: args.force,
             mode: args.mode,
@@ -81,7 +163,7 @@ impl Snap {
                 ContentsWord::Minimal => Contents::Minimal,
             },
             touch: touch(args.touch),
-            selection: selection(args.selection),
+            selection,
             max_apparent_size: args.max_apparent_size,
             time_limit: args.time_limit,
             telling: Telling::of(args.json, args.quiet),
@@ -94,20 +176,34 @@ fn is_number(word: &OsStr) -> bool {
 }
 
 /// Where `-o` says that the cores go.
-fn output(given: Option<&Path>, several: bool, stdout_is_terminal: bool) -> Result<Output, Failure> {
-    let Some(given) = given else { return Ok(Output::Files(Template::standard_in(Path::new("")))) };
+fn output(
+    shape: Shape,
+    given: Option<&Path>,
+    several: bool,
+    stdout_is_terminal: bool,
+) -> Result<Output, Failure> {
+    let standard_in = |directory| Output::Files(Template::standard_in(directory, shape.extension()));
+    let Some(given) = given else { return Ok(standard_in(Path::new(""))) };
     let text = given.as_os_str();
+    let is_directory = matches!(shape, Shape::Directory { .. });
+    let peer = text.to_str().and_then(|text| text.strip_prefix("tcp://"));
+    if is_directory && (text == "-" || peer.is_some()) {
+        return Err(Failure::usage(
+            "a directory does not fit into a stream",
+            "`--format raw` or a core does; `-w` writes the index to standard output",
+        ));
+    }
     if text == "-" {
         if stdout_is_terminal {
             return Err(Failure::usage(
-                "a core is not written to a terminal",
+                format!("a {} is not written to a terminal", shape.name()),
                 "send it through a pipe (`-o - | zstd > core.zst`), or give a file name",
             ));
         }
         one_stream(several)?;
         return Ok(Output::Stdout);
     }
-    if let Some(peer) = text.to_str().and_then(|text| text.strip_prefix("tcp://")) {
+    if let Some(peer) = peer {
         one_stream(several)?;
         let endpoint = peer.strip_suffix('/').unwrap_or(peer).parse().map_err(|error| {
             Failure::usage(
@@ -117,10 +213,16 @@ fn output(given: Option<&Path>, several: bool, stdout_is_terminal: bool) -> Resu
         })?;
         return Ok(Output::Tcp(endpoint));
     }
-    if text.as_encoded_bytes().ends_with(b"/") || given.is_dir() {
-        return Ok(Output::Files(Template::standard_in(given)));
+    // A directory is what is to be made, unless it ends in a slash.
+    if text.as_encoded_bytes().ends_with(b"/") || (!is_directory && given.is_dir()) {
+        return Ok(standard_in(given));
     }
-    let template = Template::parse(text).map_err(|word| {
+    named(given, several).map(Output::Files)
+}
+
+/// A name with the words of core(5) in it.
+fn named(given: &Path, several: bool) -> Result<Template, Failure> {
+    let template = Template::parse(given.as_os_str()).map_err(|word| {
         Failure::usage(
             format!("`{word}` in `{}` is no word of a file name", given.display()),
             "%p is the process number, %e its name, %h the host, %t the time, %% a percent sign",
@@ -132,7 +234,25 @@ fn output(given: Option<&Path>, several: bool, stdout_is_terminal: bool) -> Resu
             "put %p into the name, or name a directory",
         ));
     }
-    Ok(Output::Files(template))
+    Ok(template)
+}
+
+/// Whether there is an index to write, and standard output to take it.
+fn check_index(shape: Shape, is_given: bool, is_shown: bool, output: &Output) -> Result<(), Failure> {
+    match shape {
+        Shape::Core if is_given || is_shown => Err(Failure::usage(
+            "a core has no index",
+            "`--format dir` and `--classic` have one, `--format raw` writes one by `--index`; \
+             `memfetch maps` lists the mappings of a core",
+        )),
+        Shape::Directory { .. } if is_given => {
+            Err(Failure::usage("a directory has its index in it", "`-w` writes it to standard output, too"))
+        }
+        Shape::Raw if is_shown && *output == Output::Stdout => {
+            Err(Failure::usage("standard output is for the memory", "`--index` with a file name"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn one_stream(several: bool) -> Result<(), Failure> {
@@ -150,27 +270,30 @@ mod tests {
     use super::*;
 
     fn refused(given: &str, several: bool, terminal: bool) -> String {
-        output(Some(Path::new(given)), several, terminal).unwrap_err().to_string()
+        output(Shape::Core, Some(Path::new(given)), several, terminal).unwrap_err().to_string()
     }
 
     #[test]
     fn a_core_never_goes_to_a_terminal() {
         assert!(refused("-", false, true).contains("terminal"));
-        assert_eq!(output(Some(Path::new("-")), false, false).unwrap(), Output::Stdout);
+        assert_eq!(output(Shape::Core, Some(Path::new("-")), false, false).unwrap(), Output::Stdout);
     }
 
     #[test]
     fn several_processes_need_several_names() {
         assert!(refused("-", true, false).contains("one stream"));
         assert!(refused("x.core", true, false).contains("one file"));
-        assert!(output(Some(Path::new("x.%p")), true, false).is_ok());
-        assert!(output(None, true, false).is_ok());
+        assert!(output(Shape::Core, Some(Path::new("x.%p")), true, false).is_ok());
+        assert!(output(Shape::Core, None, true, false).is_ok());
     }
 
     #[test]
     fn a_peer_is_a_host_and_a_port() {
         for peer in ["tcp://box:9000", "tcp://[::1]:9000", "tcp://box:9000/"] {
-            assert!(matches!(output(Some(Path::new(peer)), false, true), Ok(Output::Tcp(_))), "{peer}");
+            assert!(
+                matches!(output(Shape::Core, Some(Path::new(peer)), false, true), Ok(Output::Tcp(_))),
+                "{peer}"
+            );
         }
         assert!(refused("tcp://box", false, false).contains("the port is missing"));
         assert!(refused("tcp://box:9/x", false, false).contains("a port is a number"));
@@ -180,10 +303,47 @@ mod tests {
     #[test]
     fn a_directory_takes_the_standard_name() {
         for directory in ["/tmp", "/nowhere/at/all/"] {
-            let files = Output::Files(Template::standard_in(Path::new(directory)));
-            assert_eq!(output(Some(Path::new(directory)), false, false).unwrap(), files);
+            let files = Output::Files(Template::standard_in(Path::new(directory), "core"));
+            assert_eq!(output(Shape::Core, Some(Path::new(directory)), false, false).unwrap(), files);
         }
         assert!(refused("x%q", false, false).contains("%q"));
+    }
+
+    fn planned(words: &str) -> Result<Snap, Failure> {
+        let words = ["memfetch"].into_iter().chain(words.split(' ')).map(OsString::from);
+        let Some(args::Command::Snap(args)) = args::parse(words).command else { panic!() };
+        Snap::new(args)
+    }
+
+    #[test]
+    fn the_flags_of_2002_go_with_the_number_alone() {
+        let plan = planned("-s -a -m -S 7ffd1000 1234").unwrap();
+        assert!(plan.at_fault && plan.shape == Shape::Core);
+        assert_eq!(plan.selection.only, [Selector::At(Address::new(0x7ffd_1000))]);
+        assert_eq!(plan.selection.skip, [Selector::FileBacked]);
+        let plan = planned("-wa --classic 1234").unwrap();
+        assert!(plan.shows_index && plan.shape == Shape::Directory { classic: true });
+        for (words, told) in [
+            ("-w 1234", "a core has no index"),
+            ("-s --mode live 1234", "live"),
+            ("--classic --format raw 1234", "2002"),
+            ("--format dir -o - 1234", "stream"),
+            ("--format dir --index x 1234", "in it"),
+            ("--format raw -w -o - 1234", "for the memory"),
+            ("--format raw --index x 12 34", "several processes"),
+        ] {
+            let text = planned(words).unwrap_err().to_string();
+            assert!(text.contains(told), "{words}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_what_is_made_and_not_what_takes_it() {
+        let shape = Shape::Directory { classic: false };
+        let made = |given| output(shape, Some(Path::new(given)), false, true).unwrap();
+        let inside = Output::Files(Template::standard_in(Path::new("/tmp/"), "regions"));
+        assert_eq!(made("/tmp"), Output::Files(Template::parse(OsStr::new("/tmp")).unwrap()));
+        assert_eq!(made("/tmp/"), inside);
     }
 
     #[test]

@@ -1,18 +1,18 @@
-//! [`Blocks`]: the bytes of an image, cut into blocks of the file, in the order of the file.
+//! [`Blocks`]: the bytes of an output, cut into blocks, in the order of the output.
 //!
-//! A block is what one worker reads, digests and writes in one go. Blocks are cut by *file* offset, so that the
+//! A block is what one worker reads, digests and writes in one go. Blocks are cut by *output* offset, so that the
 //! same blocks are digested whatever order they were written in. Known zeros are in no block: nothing is read and
 //! nothing is written for them.
 
+use super::arrangement::Arrangement;
 use crate::address::{Address, Span};
-use crate::image::encode::Layout;
 use crate::image::trailer::BLOCK;
 use crate::memory::{PageRun, PageRuns, PageState};
 
-/// A piece of a block that lies together in the file and in memory, of one state.
+/// A piece of a block that lies together in the output and in memory, of one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Its offset in the file.
+    /// Its offset in the output.
     pub offset: u64,
     /// Its length in bytes.
     pub len: u64,
@@ -34,17 +34,21 @@ pub enum Source {
     },
 }
 
-/// One block of the file.
+/// One block of the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Its number: it begins at `index * BLOCK` of the file.
+    /// Its number: it begins at `index * BLOCK` of the output.
     pub index: u64,
+    /// Which file of the output it is in.
+    pub file: usize,
+    /// Where in the output that file begins.
+    pub file_start: u64,
     /// Its pieces, ascending.
     pub parts: Vec<Part>,
 }
 
 impl Block {
-    /// The offset of its first byte in the file.
+    /// The offset of its first byte in the output.
     #[must_use]
     pub const fn start(&self) -> u64 {
         self.index * BLOCK
@@ -57,27 +61,28 @@ impl Block {
     }
 }
 
-/// The blocks of an image, made one after the other.
+/// The blocks of an output, made one after the other.
 pub struct Blocks<'a> {
+    arrangement: &'a Arrangement,
     parts: Box<dyn Iterator<Item = Part> + Send + 'a>,
     /// The part that belongs to the next block.
     next: Option<Part>,
 }
 
 impl<'a> Blocks<'a> {
-    /// The blocks of `layout` over memory whose pages are in these states.
+    /// The blocks of an arrangement over memory whose pages are in these states.
     #[must_use]
-    pub fn new(layout: &'a Layout, pages: &'a PageRuns) -> Self {
-        let headers = Part { offset: 0, len: layout.data_start(), from: Source::Headers };
-        let memory = layout.saved().iter().flat_map(move |placed| {
-            let span = placed.segment.span;
-            let offset = placed.offset;
+    pub fn new(arrangement: &'a Arrangement, pages: &'a PageRuns) -> Self {
+        let headers = Part { offset: 0, len: arrangement.headers, from: Source::Headers };
+        let headers = Some(headers).filter(|part| part.len > 0);
+        let memory = arrangement.saved.iter().flat_map(move |stretch| {
+            let (span, offset) = (stretch.span, stretch.offset);
             pages.within(span).filter_map(move |run| part_of(run, span, offset))
         });
         let mut parts: Box<dyn Iterator<Item = Part> + Send> =
-            Box::new(std::iter::once(headers).chain(memory).flat_map(cut));
+            Box::new(headers.into_iter().chain(memory).flat_map(cut));
         let next = parts.next();
-        Self { parts, next }
+        Self { arrangement, parts, next }
     }
 }
 
@@ -93,7 +98,7 @@ fn part_of(run: PageRun, segment: Span, offset: u64) -> Option<Part> {
     })
 }
 
-/// Cuts a part where a block of the file ends.
+/// Cuts a part where a block ends.
 fn cut(part: Part) -> impl Iterator<Item = Part> {
     let mut rest = Some(part);
     std::iter::from_fn(move || {
@@ -125,14 +130,15 @@ impl Iterator for Blocks<'_> {
             }
             parts.push(part);
         }
-        Some(Block { index, parts })
+        let (file, file_start) = self.arrangement.file_at(index * BLOCK);
+        Some(Block { index, file, file_start, parts })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::encode::{Group, Segment};
+    use crate::image::encode::{Group, Layout, Segment};
     use crate::memory::Platform;
     use crate::region::Permissions;
 
@@ -156,7 +162,8 @@ mod tests {
         pages.push(span(0x20_0000, 1 << 20), PageState::Absent);
         pages.push(span(0x30_0000, 1 << 20), PageState::Swapped);
         pages.push(span(0x90_0000, 0x1000), PageState::Resident);
-        let blocks: Vec<_> = Blocks::new(&layout, &pages).collect();
+        let arrangement = Arrangement::of_core(&layout);
+        let blocks: Vec<_> = Blocks::new(&arrangement, &pages).collect();
         assert_eq!(blocks.iter().map(|block| block.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
         assert_eq!(blocks.iter().map(Block::is_swapped).collect::<Vec<_>>(), [false, false, true, true]);
         let read: u64 = blocks.iter().flat_map(|block| &block.parts).map(|part| part.len).sum();

@@ -73,13 +73,13 @@ impl<S: PageSource> Copier<S> {
         Ok(copied)
     }
 
-    /// The digest of a block that was read.
+    /// The digest of a block that was read, by the offsets in its own file.
     pub(crate) fn digest(block: &Block, buffer: &Buffer) -> [u8; 32] {
         let mut hasher = BlockHasher::new();
         for (offset, len) in extents(&block.parts) {
             let start = (offset - block.start()) as usize;
             if let Some(bytes) = buffer.get(start..start + len as usize) {
-                hasher.part(offset, bytes);
+                hasher.part(offset - block.file_start, bytes);
             }
         }
         hasher.finish()

@@ -58,6 +58,8 @@ fn copier(source: Fake) -> Arc<Copier<Fake>> {
 fn blocks(state: PageState) -> impl Iterator<Item = Block> {
     (0..8).map(move |index| Block {
         index,
+        file: 0,
+        file_start: 0,
         parts: vec![Part {
             offset: index * BLOCK,
             len: BLOCK,

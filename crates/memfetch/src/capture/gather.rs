@@ -65,15 +65,44 @@ impl Gathered {
     }
 }
 
+/// Waits until a thread of the process is about to take a fault signal, and gathers it as it is then.
+pub(crate) fn gather_at_fault(process: &Process) -> Result<Gathered, Error> {
+    let frozen = stop(process, true)?;
+    let process = match process.check() {
+        // By exec it became another program since, which is the one that met the fault.
+        Err(Error::Replaced { pid }) => Process::open(pid)?,
+        checked => checked.map(|()| process.clone())?,
+    };
+    let started_ns = now_ns();
+    let facts = ProcessFacts { state: 'R', tracer: None, ..process.facts()? };
+    let remarks = frozen.threads().first().and_then(|thread| {
+        let signal = thread.signal.as_ref()?;
+        Some(format!("thread {} was about to take {}", thread.tid, signal_name(signal.number)))
+    });
+    gather_held(&process, Some(frozen), facts, started_ns, remarks.into_iter().collect())
+}
+
+fn signal_name(number: i32) -> String {
+    let name = match number {
+        4 => "SIGILL",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        _ => return format!("signal {number}"),
+    };
+    name.to_owned()
+}
+
 pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, Error> {
     let started_ns = now_ns();
     let mut remarks = Vec::new();
     // Before the stop: a process that is held shows a state of its own for that.
     let facts = process.facts()?;
-    let mut frozen = match choice {
+    let frozen = match choice {
         ModeChoice::Live => None,
-        ModeChoice::Freeze => Some(stop(process)?),
-        ModeChoice::Auto => match stop(process) {
+        ModeChoice::Freeze => Some(stop(process, false)?),
+        ModeChoice::Auto => match stop(process, false) {
             Ok(frozen) => Some(frozen),
             Err(Error::CannotStop { source, .. }) => {
                 remarks.push(format!(
@@ -85,6 +114,16 @@ pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, 
             Err(error) => return Err(error),
         },
     };
+    gather_held(process, frozen, facts, started_ns, remarks)
+}
+
+fn gather_held(
+    process: &Process,
+    mut frozen: Option<Frozen>,
+    facts: ProcessFacts,
+    started_ns: u64,
+    remarks: Vec<String>,
+) -> Result<Gathered, Error> {
     // A process number may have been given to another process between opening and stopping; while the stopped one
     // lives it cannot change any more.
     process.check()?;
@@ -130,14 +169,17 @@ pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, 
     })
 }
 
-fn stop(process: &Process) -> Result<Frozen, Error> {
+fn stop(process: &Process, at_fault: bool) -> Result<Frozen, Error> {
     let pid = process.pid();
     if u32::try_from(pid) == Ok(std::process::id()) {
         return Err(Error::CannotStop { pid, source: StopError::Itself });
     }
     process.check()?;
-    let options = FreezeOptions { word: process.platform().word, ..FreezeOptions::default() };
-    freeze(pid, &options).map_err(|source| Error::CannotStop { pid, source })
+    let options = FreezeOptions { word: process.platform().word, at_fault, ..FreezeOptions::default() };
+    freeze(pid, &options).map_err(|source| match source {
+        StopError::NoFault => Error::NoFault { pid },
+        source => Error::CannotStop { pid, source },
+    })
 }
 
 fn stack_pointer(word: WordSize, thread: &Thread) -> Option<Address> {

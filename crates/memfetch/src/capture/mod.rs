@@ -1,13 +1,17 @@
 //! From a live process to an image: [`Snapshot`].
 
+mod arrangement;
 mod blocks;
 mod copy;
 mod crew;
+mod directory;
 mod gather;
 mod guardian;
 mod known;
 mod link_map;
 pub mod plan;
+mod prepare;
+mod raw;
 mod remarks;
 mod write;
 
@@ -18,12 +22,13 @@ use std::time::{Duration, Instant};
 use memfetch_sys::signals::JobControlHeld;
 use serde::{Serialize, Serializer};
 
+use self::prepare::Form;
 use crate::error::Error;
 use crate::image::record::{Contents, Mode, Origin, Outcome};
 use crate::live::Process;
 use crate::memory::Touch;
 use crate::selector::Selection;
-use crate::sink::OutputFile;
+use crate::sink::{OutputDirectory, OutputFile};
 
 /// How much the apparent size of a file may be by default. Never-touched memory is holes of the file up to here; past
 /// it, long runs of it are left out of the file altogether.
@@ -66,6 +71,10 @@ pub struct Report {
     /// How long it all took, in nanoseconds in JSON.
     #[serde(rename = "elapsed_ns", serialize_with = "as_nanoseconds")]
     pub elapsed: Duration,
+    /// The text that tells what stands where, of a region directory or of raw memory: of one of memfetch 2002 without
+    /// the comments around it.
+    #[serde(skip)]
+    pub index: Vec<u8>,
 }
 
 /// A snapshot to be: whom to take it of, and how.
@@ -86,6 +95,9 @@ pub struct Snapshot<'a> {
     selection: Selection,
     max_apparent_size: u64,
     replace: bool,
+    classic: bool,
+    index: Option<PathBuf>,
+    at_fault: bool,
     time_limit: Option<Duration>,
     progress: Box<dyn FnMut(Progress) + 'a>,
 }
@@ -102,6 +114,9 @@ impl<'a> Snapshot<'a> {
             selection: Selection::default(),
             max_apparent_size: MAX_APPARENT_SIZE,
             replace: false,
+            classic: false,
+            index: None,
+            at_fault: false,
             time_limit: Some(Duration::from_secs(10)),
             progress: Box::new(|_| {}),
         }
@@ -135,17 +150,41 @@ impl<'a> Snapshot<'a> {
         self
     }
 
-    /// How long a file may look, holes included.
+    /// How long a file may look, holes included; of a region directory each.
     #[must_use]
     pub fn max_apparent_size(mut self, bytes: u64) -> Self {
         self.max_apparent_size = bytes;
         self
     }
 
-    /// Whether a file of the same name is replaced.
+    /// Whether a file of the same name is replaced, or a directory that holds nothing but the files of such a one.
     #[must_use]
     pub fn replace(mut self, replace: bool) -> Self {
         self.replace = replace;
+        self
+    }
+
+    /// Whether a region directory has the files and the index of memfetch 2002; default contents are all that can be
+    /// read then.
+    #[must_use]
+    pub fn classic(mut self, classic: bool) -> Self {
+        self.classic = classic;
+        self
+    }
+
+    /// Where the index of raw memory goes, which else is in the report only.
+    #[must_use]
+    pub fn index_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.index = Some(path.into());
+        self
+    }
+
+    /// Whether to wait until a thread is about to take SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGPIPE, which it does not
+    /// ignore, and take the snapshot then, in mode freeze; that thread is the first in it. It takes the signal
+    /// afterwards. Where the process ends before that it is [`Error::NoFault`].
+    #[must_use]
+    pub fn at_fault(mut self, at_fault: bool) -> Self {
+        self.at_fault = at_fault;
         self
     }
 
@@ -169,15 +208,8 @@ impl<'a> Snapshot<'a> {
     ///
     /// Nothing is left behind then: the process cannot be read, stopped or ended meanwhile, or the file cannot be
     /// written. What could not be read page by page is no error: it is in the report's gaps.
-    pub fn write_core(mut self, path: impl AsRef<Path>) -> Result<Report, Error> {
-        let begun = Instant::now();
-        let path = path.as_ref();
-        let _held = JobControlHeld::new();
-        // Before the process is stopped: what is wrong with the file should not cost it a pause.
-        let output = OutputFile::create(path, self.replace).map_err(crew::at_path(path))?;
-        let gathered = self.gather()?;
-        let written = write::to_file(&gathered, output, &mut self)?;
-        Ok(written.report(Some(path.to_owned()), begun))
+    pub fn write_core(self, path: impl AsRef<Path>) -> Result<Report, Error> {
+        self.write_file(Form::Core, path.as_ref())
     }
 
     /// Writes an ELF core to a pipe or socket, strictly in order. Long runs of never-touched memory are segments of
@@ -186,16 +218,85 @@ impl<'a> Snapshot<'a> {
     /// # Errors
     ///
     /// As for [`Snapshot::write_core`]; what was written by then is no whole image, and says so to its readers.
-    pub fn write_core_to(mut self, writer: &mut dyn Write) -> Result<Report, Error> {
+    pub fn write_core_to(self, writer: &mut dyn Write) -> Result<Report, Error> {
+        self.write_stream(Form::Core, writer)
+    }
+
+    /// Writes a region directory: an index, and a file for each region of which something is saved. It has its name
+    /// only when it is whole and on stable storage.
+    ///
+    /// Signals that end this process are held back from the calling thread while there is something that must be taken
+    /// away then; where one comes, the result is [`OutputError::Interrupted`](crate::error::OutputError::Interrupted),
+    /// and the signal follows.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Snapshot::write_core`].
+    pub fn write_directory(mut self, path: impl AsRef<Path>) -> Result<Report, Error> {
+        let begun = Instant::now();
+        let path = path.as_ref();
+        let _held = JobControlHeld::new();
+        let output =
+            OutputDirectory::create(path, self.replace, directory::is_ours).map_err(crew::at_path(path))?;
+        let gathered = self.gather()?;
+        let written = directory::to_directory(&gathered, output, &mut self)?;
+        Ok(written.report(Some(path.to_owned()), begun))
+    }
+
+    /// Writes the regions one after the other into a file, in which what was never touched is a hole. What stands where
+    /// the index tells.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Snapshot::write_core`].
+    pub fn write_raw(self, path: impl AsRef<Path>) -> Result<Report, Error> {
+        self.write_file(Form::Raw, path.as_ref())
+    }
+
+    /// Writes the regions one after the other to a pipe or socket. Long runs of never-touched memory are left out; what
+    /// stands where the index tells.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Snapshot::write_core`]; what was written by then is a part of it.
+    pub fn write_raw_to(self, writer: &mut dyn Write) -> Result<Report, Error> {
+        self.write_stream(Form::Raw, writer)
+    }
+
+    fn write_file(mut self, form: Form, path: &Path) -> Result<Report, Error> {
         let begun = Instant::now();
         let _held = JobControlHeld::new();
+        // Before the process is stopped: what is wrong with the file should not cost it a pause.
+        let output = OutputFile::create(path, self.replace).map_err(crew::at_path(path))?;
+        let index = self.create_index()?;
         let gathered = self.gather()?;
-        let written = write::to_stream(&gathered, writer, &mut self)?;
+        let written = write::to_file(&gathered, form, output, &mut self, index)?;
+        Ok(written.report(Some(path.to_owned()), begun))
+    }
+
+    fn write_stream(mut self, form: Form, writer: &mut dyn Write) -> Result<Report, Error> {
+        let begun = Instant::now();
+        let _held = JobControlHeld::new();
+        let index = self.create_index()?;
+        let gathered = self.gather()?;
+        let written = write::to_stream(&gathered, form, writer, &mut self)?;
+        if let Some(index) = index {
+            write::whole(index, &written.index)?;
+        }
         Ok(written.report(None, begun))
     }
 
+    fn create_index(&self) -> Result<Option<OutputFile>, Error> {
+        let Some(path) = &self.index else { return Ok(None) };
+        OutputFile::create(path, self.replace).map(Some).map_err(crew::at_path(path))
+    }
+
     fn gather(&self) -> Result<gather::Gathered, Error> {
-        gather::gather(self.process, self.mode)
+        if self.at_fault {
+            gather::gather_at_fault(self.process)
+        } else {
+            gather::gather(self.process, self.mode)
+        }
     }
 }
 
@@ -209,6 +310,7 @@ struct Written {
     origin: Origin,
     apparent_bytes: u64,
     stored_bytes: u64,
+    index: Vec<u8>,
 }
 
 impl Written {
@@ -220,6 +322,7 @@ impl Written {
             apparent_bytes: self.apparent_bytes,
             stored_bytes: self.stored_bytes,
             elapsed: begun.elapsed(),
+            index: self.index,
         }
     }
 }

@@ -41,6 +41,16 @@ impl Filter {
     }
 }
 
+/// What [`Contents::Default`] means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultRule {
+    /// What coredump_filter asks for: in a core.
+    CoredumpFilter,
+    /// Everything but mappings of files that may not be written, and of these what was written all the same: where
+    /// region by region is dumped, as memfetch 1.02 did.
+    AllButReadOnlyFiles,
+}
+
 /// What a plan is made by.
 #[derive(Clone, Debug)]
 pub struct Wishes {
@@ -50,6 +60,8 @@ pub struct Wishes {
     pub touch: Touch,
     /// Which regions are wanted.
     pub selection: Selection,
+    /// What default contents are.
+    pub rule: DefaultRule,
     /// The target's own filter.
     pub filter: Filter,
     /// The stack pointers of its threads.
@@ -276,10 +288,35 @@ fn wanted(
     }
     match wishes.contents {
         Contents::Full => Wanted::Whole,
-        Contents::Default => by_filter(region, pages, wishes, is_elf),
+        Contents::Default => match wishes.rule {
+            DefaultRule::CoredumpFilter => by_filter(region, pages, wishes, is_elf),
+            DefaultRule::AllButReadOnlyFiles => but_read_only_files(region, pages),
+        },
         Contents::Minimal => {
             with_needed(region, minimal(region, pages, wishes, windows, is_elf), &wishes.needed)
         }
+    }
+}
+
+fn but_read_only_files(region: &Region, pages: &PageRuns) -> Wanted {
+    match region.file() {
+        // Devices and other objects of the kernel are no memory of the process.
+        Some(file) if file.kind == FileKind::KernelObject => Wanted::Nothing,
+        Some(file) if file.kind == FileKind::Regular && !region.permissions.write => {
+            written_of(region, pages)
+        }
+        _ => Wanted::Whole,
+    }
+}
+
+/// Of a private file mapping what was written, and with it all of a small one.
+fn written_of(region: &Region, pages: &PageRuns) -> Wanted {
+    if region.permissions.shared || !was_written(region, pages) {
+        Wanted::Nothing
+    } else if region.span.len() <= WHOLE_FILE_MAPPING {
+        Wanted::Whole
+    } else {
+        Wanted::Written
     }
 }
 

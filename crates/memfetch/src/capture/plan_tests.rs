@@ -43,6 +43,7 @@ fn wishes() -> Wishes {
         contents: Contents::Default,
         touch: Touch::Stored,
         selection: Selection::default(),
+        rule: DefaultRule::CoredumpFilter,
         filter: Filter::DEFAULT,
         stack_pointers: Vec::new(),
         needed: Vec::new(),

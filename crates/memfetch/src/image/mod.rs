@@ -6,6 +6,7 @@
 //! is known to be incomplete; with it, the names, the permissions and the page states are those of the
 //! process, and a gap is a gap although the file has filler in its place.
 
+pub mod directory;
 mod elf;
 pub mod encode;
 mod leb128;
@@ -39,7 +40,7 @@ use crate::region::{FileKind, Region, RegionMap};
 use crate::source::{FileBehind, PageSource, Source};
 use crate::threads::{SignalInfo, Thread, Threads};
 
-/// The memory of a process as a file has it: an ELF core of ours, of gdb's, of the kernel's.
+/// The memory of a process as a file has it: an ELF core of ours, of gdb's, of the kernel's, or a region directory.
 ///
 /// The file is held open and read as it is asked for; its headers and notes are read once, when it is opened.
 /// A file that was cut short still gives its threads and regions, and what is cut off is
@@ -75,6 +76,7 @@ struct Parts {
     origin: Option<Origin>,
     outcome: Option<Outcome>,
     completeness: Completeness,
+    shortfall: Option<Shortfall>,
     /// The end of the last byte that a program header promises.
     file_end: u64,
 }
@@ -107,17 +109,32 @@ pub enum Shortfall {
     /// Its own note is not what was written.
     #[error("{0}")]
     NoteDamaged(String),
+    /// The index of a region directory ends before its last line.
+    #[error("its index is cut short")]
+    Index,
+    /// The index of a region directory is not what was written.
+    #[error("its index is not what was written: its digest differs")]
+    IndexAltered,
+    /// A file of a region directory is not there, or is shorter than what was written into it.
+    #[error("its file {0} is missing or cut short")]
+    File(String),
 }
 
 impl Image {
-    /// Opens a file.
+    /// Opens a core, or a region directory: the directory itself, or its index.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`] where it cannot be opened, [`Error::Format`] where it is no ELF core, or is cut off
-    /// before the end of its program headers.
+    /// [`Error::Os`] where it cannot be opened, [`Error::Format`] where it is neither, or is cut off before the end of
+    /// its program headers, or ahead of the first region of its index.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
+        if let Some(index) = directory::index_of(path) {
+            return Ok(Self { parts: Arc::new(directory::Opened::open(&index)?.into_parts()) });
+        }
+        if path.is_dir() {
+            return Err(Error::Format { path: path.to_owned(), source: FormatError::NoIndex });
+        }
         let store = Store::open(path)?;
         Self::from_store(store).map_err(|source| Error::Format { path: path.to_owned(), source })
     }
@@ -176,8 +193,9 @@ impl Image {
             page_size: page_size(&notes),
         };
         let Notes { mut threads, process, auxv, .. } = notes;
-        for thread in &mut threads {
-            if ours && thread.signal.as_ref().is_some_and(is_placeholder) {
+        for (index, thread) in threads.iter_mut().enumerate() {
+            // Others than the first have its number only because readers want it.
+            if ours && (index > 0 || thread.signal.as_ref().is_some_and(is_placeholder)) {
                 thread.signal = None;
             }
             // The process is named for its first thread.
@@ -185,6 +203,11 @@ impl Image {
                 thread.name.clone_from(&process.name);
             }
         }
+        let shortfall = match &completeness {
+            Completeness::Incomplete(why) => Some(why.clone()),
+            Completeness::Foreign if file_end > store.len() => Some(Shortfall::Data),
+            Completeness::Foreign | Completeness::Complete => None,
+        };
         let parts = Parts {
             store,
             platform,
@@ -198,6 +221,7 @@ impl Image {
             origin,
             outcome,
             completeness,
+            shortfall,
             file_end,
         };
         Ok(Self { parts: Arc::new(parts) })
@@ -238,11 +262,7 @@ impl Image {
     /// bytes behind the end of the file.
     #[must_use]
     pub fn shortfall(&self) -> Option<Shortfall> {
-        match &self.parts.completeness {
-            Completeness::Incomplete(why) => Some(why.clone()),
-            Completeness::Foreign if self.parts.file_end > self.parts.store.len() => Some(Shortfall::Data),
-            Completeness::Foreign | Completeness::Complete => None,
-        }
+        self.parts.shortfall.clone()
     }
 
     /// The states that the pages had in the process when they were copied, which [`Image::pages`] does not tell: there

@@ -23,7 +23,8 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contents {
-    /// What `/proc/PID/coredump_filter` asks for, plus every private file page that was written.
+    /// In a core what `/proc/PID/coredump_filter` asks for, plus every private file page that was written; region by
+    /// region all but what was never written of files that may not be written.
     #[default]
     Default,
     /// Everything that can be read.
@@ -51,8 +52,15 @@ pub struct Origin {
     pub contents: Contents,
     /// Which pages were allowed to be touched.
     pub touch: Touch,
-    /// The offset in the file at which the trailer begins. A file that ends there or before is incomplete.
+    /// The offset in the file at which the trailer begins. A file that ends there or before is incomplete. 0, and not
+    /// written, where there is none: in a region directory, and of raw memory.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub trailer_offset: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference to the field")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What is known only at the end: the first part of the trailer.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 
+use super::directory::Files;
 use crate::error::{Error, FormatError};
 
 /// Where the bytes of an image are: a file that is held open, or memory.
@@ -17,6 +18,8 @@ pub(super) enum Store {
     File { file: File, len: u64 },
     /// Bytes that are in memory already.
     Memory(Vec<u8>),
+    /// The files of a region directory.
+    Directory(Files),
 }
 
 impl Store {
@@ -46,6 +49,7 @@ impl Store {
         match self {
             Self::File { len, .. } => *len,
             Self::Memory(bytes) => bytes.len() as u64,
+            Self::Directory(files) => files.end(),
         }
     }
 
@@ -53,6 +57,7 @@ impl Store {
     pub(super) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let file = match self {
             Self::File { file, .. } => file,
+            Self::Directory(files) => return files.read_at(offset, buf),
             Self::Memory(bytes) => {
                 let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or(&[]);
                 let wanted = rest.len().min(buf.len());
@@ -62,23 +67,7 @@ impl Store {
                 return Ok(wanted);
             }
         };
-        let mut filled = 0;
-        while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            // A position past i64::MAX is EINVAL to the kernel; no file has a byte there.
-            let at = offset.saturating_add(filled as u64);
-            if i64::try_from(at).is_err() {
-                break;
-            }
-            match file.read_at(rest, at) {
-                Ok(0) => break,
-                Ok(read) => filled = filled.saturating_add(read),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What came before is good; the next read meets the error at its first byte.
-                Err(_) if filled > 0 => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
+        read_file(file, offset, buf)
     }
 
     /// Exactly `wanted` bytes from `offset` on, or `None` where the store ends before.
@@ -113,6 +102,27 @@ impl Store {
             Err(_) => Some(range),
         }
     }
+}
+
+/// Reads from `offset` of a file on until `buf` is full or the end is reached, and returns how much that was.
+pub(super) fn read_file(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        // A position past i64::MAX is EINVAL to the kernel; no file has a byte there.
+        let at = offset.saturating_add(filled as u64);
+        if i64::try_from(at).is_err() {
+            break;
+        }
+        match file.read_at(rest, at) {
+            Ok(0) => break,
+            Ok(read) => filled = filled.saturating_add(read),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // What came before is good; the next read meets the error at its first byte.
+            Err(_) if filled > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// A part of a store, read from its start to its end.

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::store::Store;
 use super::trailer::{BLOCK, BlockHasher, Extent, Trailer, parts};
-use super::{Completeness, Image, Shortfall};
+use super::{Completeness, Image, Shortfall, directory};
 use crate::address::Span;
 use crate::error::{Error, FormatError};
 
@@ -48,6 +48,9 @@ pub enum Verdict {
 /// A range of an image that is not what was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Alteration {
+    /// Which file of a region directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     /// Where in the file.
     pub file: Extent,
     /// What lies there.
@@ -66,8 +69,10 @@ pub enum Part {
     Unwritten,
     /// The trailer.
     Trailer,
-    /// Bytes behind the trailer.
+    /// Bytes behind the trailer, or behind the end of a region.
     Behind,
+    /// The index of a region directory.
+    Index,
 }
 
 /// Checks a file, in bounded memory. `progress` is told how many bytes are done, of how many.
@@ -78,6 +83,13 @@ pub enum Part {
 /// core and has no trailer either.
 pub fn verify(path: impl AsRef<Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<Verdict, Error> {
     let path = path.as_ref();
+    if let Some(index) = directory::index_of(path) {
+        let opened = directory::Opened::open(&index)?;
+        return opened.verdict(progress).map_err(|source| Error::Format { path: path.to_owned(), source });
+    }
+    if path.is_dir() {
+        return Err(Error::Format { path: path.to_owned(), source: FormatError::NoIndex });
+    }
     let store = Store::open(path)?;
     verdict(store, progress).map_err(|source| Error::Format { path: path.to_owned(), source })
 }
@@ -230,7 +242,7 @@ fn compare(
 }
 
 /// Checks that nothing but zeros lies in `start..end`; holes are not read.
-fn check_zero(
+pub(super) fn check_zero(
     store: &Store,
     start: u64,
     end: u64,
@@ -266,7 +278,7 @@ fn check_zero(
 }
 
 /// Adds an altered range, joined to the last one where it goes on.
-fn push(found: &mut Vec<Alteration>, start: u64, end: u64, part: Part) {
+pub(super) fn push(found: &mut Vec<Alteration>, start: u64, end: u64, part: Part) {
     if let Some(last) = found.last_mut()
         && last.part == part
         && last.file.end() == start
@@ -275,7 +287,7 @@ fn push(found: &mut Vec<Alteration>, start: u64, end: u64, part: Part) {
         return;
     }
     let file = Extent { offset: start, len: end.saturating_sub(start) };
-    found.push(Alteration { file, part, memory: Vec::new() });
+    found.push(Alteration { of: None, file, part, memory: Vec::new() });
 }
 
 /// Says which memory lies at the altered ranges.

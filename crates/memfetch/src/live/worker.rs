@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use memfetch_sys::signals::JobControlHeld;
+use memfetch_sys::signals;
 
 /// So many workers may be stuck before further calls are turned down at once.
 const MAX_STUCK: usize = 64;
@@ -109,7 +109,7 @@ fn start() -> io::Result<Sender<Job>> {
     let (sender, jobs): (_, Receiver<Job>) = channel();
     std::thread::Builder::new().name("memfetch-read".into()).spawn(move || {
         // A thread that takes a signal takes it for all of the process: what a capture holds back must not come in here.
-        let _held = JobControlHeld::new();
+        signals::hold_for_good();
         while let Ok(job) = jobs.recv() {
             job();
         }

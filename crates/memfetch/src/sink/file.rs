@@ -43,14 +43,8 @@ impl OutputFile {
     /// The name is taken, also where it is to be replaced and is that of a device, a pipe, a socket, a directory, or of
     /// a symbolic link to one of these; or the directory cannot be written.
     pub fn create(path: &Path, replace: bool) -> Result<Self, OutputError> {
-        let name = path.file_name().ok_or_else(|| io("naming the file", ErrorKind::InvalidInput.into()))?;
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let directory =
-            rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|errno| io("opening the directory", errno.into()))?;
+        let (directory, name) = parent_and_name(path)?;
+        let name = name.as_os_str();
         if let Ok(there) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             let kind = FileType::from_raw_mode(there.st_mode);
             if kind == FileType::Symlink {
@@ -79,7 +73,7 @@ impl OutputFile {
         };
         let output = Self {
             file: File::from(file),
-            directory: File::from(directory),
+            directory,
             name: name.to_owned(),
             path: path.to_owned(),
             temporary,
@@ -109,13 +103,7 @@ impl OutputFile {
         {
             return Err(OutputError::SizeLimit { needed: apparent, limit });
         }
-        let space =
-            rustix::fs::fstatvfs(&self.file).map_err(|errno| io("asking for free space", errno.into()))?;
-        let blocks = if rustix::process::geteuid().is_root() { space.f_bfree } else { space.f_bavail };
-        let free = blocks.saturating_mul(space.f_frsize);
-        if stored > free {
-            return Err(OutputError::NoSpace { needed: stored, free });
-        }
+        check_room(&self.file, stored)?;
         self.file.set_len(apparent).map_err(|source| io("setting the length", source))
     }
 
@@ -263,7 +251,28 @@ pub fn size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
-fn temporary_name(name: &std::ffi::OsStr) -> OsString {
+/// The directory above a path, opened, and its last part.
+pub(super) fn parent_and_name(path: &Path) -> Result<(File, OsString), OutputError> {
+    let name = path.file_name().ok_or_else(|| io("naming the file", ErrorKind::InvalidInput.into()))?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let directory =
+        rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| io("opening the directory", errno.into()))?;
+    Ok((File::from(directory), name.to_owned()))
+}
+
+/// Whether so many bytes have room on the file system of this file or directory.
+pub(super) fn check_room(on: impl AsFd, stored: u64) -> Result<(), OutputError> {
+    let space = rustix::fs::fstatvfs(on).map_err(|errno| io("asking for free space", errno.into()))?;
+    let blocks = if rustix::process::geteuid().is_root() { space.f_bfree } else { space.f_bavail };
+    let free = blocks.saturating_mul(space.f_frsize);
+    if stored > free { Err(OutputError::NoSpace { needed: stored, free }) } else { Ok(()) }
+}
+
+pub(super) fn temporary_name(name: &std::ffi::OsStr) -> OsString {
     // A file name has at most 255 bytes (limits.h, NAME_MAX).
     let mut temporary = OsString::from(".");
     let kept = String::from_utf8_lossy(name.as_encoded_bytes()).chars().take(40).collect::<String>();
@@ -314,7 +323,7 @@ fn taken(errno: Errno) -> OutputError {
     }
 }
 
-fn io(action: &'static str, source: std::io::Error) -> OutputError {
+pub(super) fn io(action: &'static str, source: std::io::Error) -> OutputError {
     OutputError::Io { action, source }
 }
 

@@ -4,6 +4,7 @@
 //! Roles live in modules by what they are about; each is a function `fn(&[String])` that ends in [`serve`].
 
 mod blocked;
+mod faults;
 mod measure;
 mod memory;
 mod odd;
@@ -19,7 +20,15 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let role = arguments.next().unwrap_or_default();
     let rest: Vec<String> = arguments.collect();
-    let modules = [memory::ROLES, odd::ROLES, blocked::ROLES, storm::ROLES, threads::ROLES, measure::ROLES];
+    let modules = [
+        memory::ROLES,
+        odd::ROLES,
+        blocked::ROLES,
+        storm::ROLES,
+        threads::ROLES,
+        faults::ROLES,
+        measure::ROLES,
+    ];
     let roles: Vec<&Role> = modules.into_iter().flatten().collect();
     match roles.iter().find(|(name, _)| *name == role) {
         Some((_, run)) => run(&rest),

@@ -72,14 +72,16 @@ pub fn encode(
     let mut out = Notes { platform, out: Vec::new() };
     let nobody = Thread { tid: process.pid, ..Thread::default() };
     let (first, others) = threads.split_first().unwrap_or((&nobody, &[]));
-    out.note(b"CORE", NT_PRSTATUS, &prstatus(platform, process, first));
+    // The same in all, as the kernel has it (`fill_prstatus` in fs/binfmt_elf.c): gdb goes by the last.
+    let signal = first.signal.as_ref().map_or(SIGSTOP, |signal| signal.number);
+    out.note(b"CORE", NT_PRSTATUS, &prstatus(platform, process, first, signal));
     out.note(b"CORE", NT_PRPSINFO, &prpsinfo(platform, process));
     out.note(b"CORE", NT_SIGINFO, &siginfo(first));
     out.note(b"CORE", NT_AUXV, &process.auxv);
     out.note(b"CORE", NT_FILE, &files(platform, map));
     out.other_sets(&first.registers);
     for thread in others {
-        out.note(b"CORE", NT_PRSTATUS, &prstatus(platform, process, thread));
+        out.note(b"CORE", NT_PRSTATUS, &prstatus(platform, process, thread, signal));
         out.other_sets(&thread.registers);
     }
     let (owner, kind, description) = own;
@@ -117,8 +119,7 @@ impl Notes {
     }
 }
 
-fn prstatus(platform: Platform, process: &ProcessRecord, thread: &Thread) -> Vec<u8> {
-    let signal = thread.signal.as_ref().map_or(SIGSTOP, |signal| signal.number);
+fn prstatus(platform: Platform, process: &ProcessRecord, thread: &Thread, signal: i32) -> Vec<u8> {
     let accounting = &thread.accounting;
     let mut out = Encoder::new(platform);
     out.u32(signal as u32); // si_signo
@@ -281,7 +282,7 @@ mod tests {
         let process = ProcessRecord { name: vec![b'x'; 40], ..ProcessRecord::default() };
         let thread = Thread::default();
         for (platform, status, info) in [(Platform::X86_64, 336, 136), (Platform::I386, 144, 124)] {
-            assert_eq!(prstatus(platform, &process, &thread).len(), status);
+            assert_eq!(prstatus(platform, &process, &thread, SIGSTOP).len(), status);
             let bytes = prpsinfo(platform, &process);
             assert_eq!(bytes.len(), info);
             // pr_fname is 16 bytes with its zero, and pr_psargs the last 80.

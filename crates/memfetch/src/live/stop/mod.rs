@@ -45,6 +45,7 @@
 //! (`Child::try_wait`): the kernel shows its stops to whichever thread of the process asks, as if the child had
 //! ended, and a stop that was shown like this no longer keeps its signal should we be killed.
 
+mod fault;
 mod rewind;
 mod states;
 mod tasks;
@@ -57,7 +58,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use memfetch_sys::wait;
+use memfetch_sys::{signals, wait};
 
 use self::tracer::Tracer;
 use crate::error::StopError;
@@ -77,11 +78,16 @@ pub struct FreezeOptions {
     /// The word size of the process, whose layout its registers get whatever mode a thread runs in just now: a
     /// thread of a 64-bit process may run 32-bit code, as Wine's do.
     pub word: WordSize,
+    /// Whether to let it run under trace until one of its threads is about to take SIGSEGV, SIGBUS, SIGILL, SIGFPE or
+    /// SIGPIPE, which it does not ignore. That thread is the first then, and has the signal, which it takes when it is
+    /// let go. There is no limit to how long that may take.
+    pub at_fault: bool,
 }
 
 impl Default for FreezeOptions {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(1), registers: true, word: WordSize::Bits64 }
+        let deadline = Duration::from_secs(1);
+        Self { deadline, registers: true, word: WordSize::Bits64, at_fault: false }
     }
 }
 
@@ -144,12 +150,17 @@ struct Watch {
     seized: Mutex<Vec<Tid>>,
     /// Grows as long as the tracing thread gets on.
     steps: AtomicU64,
+    /// The target runs under trace, for as long as it likes.
+    is_waiting: AtomicBool,
     /// Nobody waits for the result any more.
     is_abandoned: AtomicBool,
 }
 
 /// How long the tracing thread may be silent before the caller looks whether it is stuck.
 const SILENCE: Duration = Duration::from_millis(10);
+
+/// The same while the target runs until it meets a fault.
+const LONG_SILENCE: Duration = Duration::from_millis(100);
 
 /// How long the tracing thread may get on with nothing, beyond the deadline, before it is given up.
 const STILLNESS: Duration = Duration::from_secs(2);
@@ -173,7 +184,7 @@ type Held = Result<(Vec<Thread>, StopReport), StopError>;
 /// # Errors
 ///
 /// [`StopError::Traced`], [`StopError::Refused`], [`StopError::NoThreads`] where it has died,
-/// [`StopError::Itself`], [`StopError::Busy`]. After these the process runs on, as if nothing had been. After
+/// [`StopError::Itself`], [`StopError::Busy`]; [`StopError::NoFault`] where it ended while a fault was waited for. After these the process runs on, as if nothing had been. After
 /// [`StopError::Stuck`] threads of it may stay under trace until the kernel answers, or the calling process ends.
 pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
     if u32::try_from(pid) == Ok(std::process::id()) {
@@ -187,6 +198,8 @@ pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
     let watch = Arc::new(Watch::default());
     let for_tracer = Arc::clone(&watch);
     let body = move || {
+        // A thread that takes a signal takes it for all of the process: what its caller holds back must not come in here.
+        signals::hold_for_good();
         let _ = births.send(rustix::thread::gettid().as_raw_nonzero().get());
         trace(pid, &options, &for_tracer, &outbox, &inbox)
     };
@@ -198,8 +211,10 @@ pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
     let tracing = Tracing { tid: born.recv().unwrap_or_default(), thread };
     let mut stillness = Stillness::new(patience);
     let held = loop {
-        match answers.recv_timeout(SILENCE) {
+        let waits = watch.is_waiting.load(Ordering::Relaxed);
+        match answers.recv_timeout(if waits { LONG_SILENCE } else { SILENCE }) {
             Ok(held) => break held,
+            Err(RecvTimeoutError::Timeout) if waits => stillness = Stillness::new(patience),
             Err(RecvTimeoutError::Timeout) => {
                 watch.reap_in_its_place();
                 if stillness.is_over(watch.steps.load(Ordering::Relaxed)) {
@@ -368,7 +383,15 @@ fn trace(
             return StopReport::default();
         }
     };
-    if let Err(error) = tracer.hold() {
+    let caught = if options.at_fault {
+        watch.is_waiting.store(true, Ordering::Relaxed);
+        let caught = tracer.await_fault();
+        watch.is_waiting.store(false, Ordering::Relaxed);
+        caught
+    } else {
+        Ok(())
+    };
+    if let Err(error) = caught.and_then(|()| tracer.hold()) {
         tracer.leave();
         let _ = outbox.send(Err(error));
         return tracer.report;

@@ -33,8 +33,15 @@ impl Running {
     /// Makes the calling thread its tracer; it runs on.
     pub fn seize(task: Task) -> io::Result<Self> {
         // Without TRACESYSGOOD a tracer's death at the entry of a call would send a SIGTRAP. No other option:
-        // each adds stops that the kernel does not undo by itself.
+        // each adds stops.
         ptrace::seize(task.tid, ptrace::O_TRACESYSGOOD)?;
+        Ok(Self(task))
+    }
+
+    /// As [`Running::seize`], for a long time: the threads that it bears are traced as well, and exec is told.
+    pub fn accompany(task: Task) -> io::Result<Self> {
+        let options = ptrace::O_TRACESYSGOOD | ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC;
+        ptrace::seize(task.tid, options)?;
         Ok(Self(task))
     }
 
@@ -99,6 +106,25 @@ impl Stopped {
     /// more later.
     pub fn interrupt(&self) {
         let _ = ptrace::interrupt(self.task.tid);
+    }
+
+    /// The signal that it is about to take.
+    pub fn signal(&self) -> Option<i32> {
+        match self.at {
+            Stop::Signal(signal) => Some(signal),
+            Stop::Syscall | Stop::Event { .. } => None,
+        }
+    }
+
+    /// The `siginfo_t` of the signal that it is stopped by; none where it was killed.
+    pub fn signal_info(&self) -> Option<Vec<u8>> {
+        ptrace::signal_info(self.task.tid).ok().map(Vec::from)
+    }
+
+    /// Leaves it stopped by job control, until that ends.
+    pub fn listen(self) -> Running {
+        let _ = ptrace::listen(self.task.tid);
+        Running(self.task)
     }
 
     /// Lets it run, with the signal that it is stopped by, or 0.

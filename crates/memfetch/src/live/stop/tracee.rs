@@ -18,10 +18,13 @@ use super::rewind::{Finding, Rewound};
 use super::states::{Running, Seen, Stopped};
 use super::tasks::{self, Task};
 use crate::memory::WordSize;
-use crate::threads::{Accounting, RegisterSet, Registers, Thread};
+use crate::threads::{Accounting, RegisterSet, Registers, SignalInfo, Thread};
 
 /// The signal of a stop that the tracer asked for.
 const SIGTRAP: i32 = 5;
+
+/// What a program takes for a fault of its own: SIGILL, SIGBUS, SIGFPE, SIGSEGV, SIGPIPE.
+const FAULTS: [i32; 5] = [4, 7, 8, 11, 13];
 
 /// The bytes of `user_fpregs_struct` of x86-64 (sys/user.h).
 const WIDE_FLOATS: usize = 512;
@@ -58,6 +61,8 @@ pub(super) struct Facts {
 /// What becomes of a thread that stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// What stops is sent on, until one is about to take a fault signal: that stays stopped.
+    Waiting,
     /// What stops stays stopped.
     Holding,
     /// What stops is sent on.
@@ -85,6 +90,11 @@ impl Tracee {
         if let State::Running(running) = &self.state {
             running.interrupt();
         }
+    }
+
+    /// Learns what can change over time, of one that has been traced for long.
+    pub fn learn(&mut self) {
+        self.facts = Facts::of(self.task);
     }
 
     /// Whether it runs, and waiting for its stop makes sense.
@@ -148,11 +158,14 @@ impl Tracee {
         if self.rewound.as_ref().is_some_and(|rewound| !rewound.still_holds(&stopped)) {
             self.rewound = None;
         }
+        if phase == Phase::Waiting {
+            return self.accompany(stopped, report);
+        }
         match stopped.at() {
             Stop::Event { signal: SIGTRAP, .. } => {
                 self.mend(&stopped, report);
                 match phase {
-                    Phase::Holding => State::Held(stopped),
+                    Phase::Waiting | Phase::Holding => State::Held(stopped),
                     Phase::Leaving => self.send_off(stopped, 0),
                 }
             }
@@ -184,6 +197,28 @@ impl Tracee {
         }
     }
 
+    /// Sends it on from a stop that nobody asked for, unless that is what is waited for.
+    fn accompany(&mut self, stopped: Stopped, report: &mut StopReport) -> State {
+        match stopped.at() {
+            // Its birth, its bearing a thread, its exec, or the end of a stop by job control.
+            Stop::Event { signal: SIGTRAP, .. } | Stop::Syscall => State::Running(stopped.resume(0)),
+            Stop::Event { .. } => State::Running(stopped.listen()),
+            Stop::Signal(signal) => {
+                if self.task.status().is_ok_and(|status| status.ignores(signal)) {
+                    // Were it not traced, it would not even have woken up.
+                    self.mend(&stopped, report);
+                    return State::Running(stopped.resume(signal));
+                }
+                self.take_back(&stopped, report);
+                if FAULTS.contains(&signal) {
+                    return State::Held(stopped);
+                }
+                report.signals_forwarded += 1;
+                State::Running(stopped.resume(signal))
+            }
+        }
+    }
+
     fn mend(&mut self, stopped: &Stopped, report: &mut StopReport) {
         if self.rewound.is_some() {
             return;
@@ -211,7 +246,27 @@ impl Tracee {
     /// Lets it run, if it was held.
     pub fn release(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Held(stopped) => self.send_off(stopped, 0),
+            State::Held(stopped) => {
+                // What it was about to take when it was stopped follows now.
+                let signal = stopped.signal().unwrap_or(0);
+                self.send_off(stopped, signal)
+            }
+            state => state,
+        };
+    }
+
+    /// Lets one go that has just stopped, and is none of ours.
+    pub fn let_go(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Gone) {
+            State::Running(running) => match running.look() {
+                Seen::Stopped(stopped) => {
+                    let signal = stopped.signal().unwrap_or(0);
+                    stopped.let_go(signal);
+                    State::Free
+                }
+                Seen::Running(running) => State::Running(running),
+                Seen::Gone => State::Gone,
+            },
             state => state,
         };
     }
@@ -258,6 +313,11 @@ impl Tracee {
             accounting: self.facts.accounting,
             ..Thread::default()
         };
+        if let State::Held(stopped) = &self.state
+            && let Some(number) = stopped.signal()
+        {
+            thread.signal = stopped.signal_info().map(|bytes| SignalInfo { number, bytes });
+        }
         let Some(word) = registers_of else { return thread };
         if !self.is_held() {
             thread.registers = self.task.blocked_call().map_or(Registers::Unknown, Registers::Partial);

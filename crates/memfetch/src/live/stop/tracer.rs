@@ -34,18 +34,22 @@ const LINGERING: Duration = Duration::from_millis(5);
 /// All tracees of this thread.
 #[derive(Debug)]
 pub(super) struct Tracer {
-    target: Pid,
+    pub(super) target: Pid,
     processes: Vec<Pid>,
     strangers: HashSet<Pid>,
     newest: Option<String>,
-    tracees: Vec<Tracee>,
+    pub(super) tracees: Vec<Tracee>,
     /// Processes of which somebody was in exec when they were to be seized.
     busy: Vec<Pid>,
-    watch: Arc<Watch>,
+    pub(super) watch: Arc<Watch>,
     deadline: Duration,
     registers: bool,
     word: WordSize,
-    began: Option<Instant>,
+    pub(super) began: Option<Instant>,
+    /// Whether they are to be traced until one meets a fault, and not for a moment only.
+    at_fault: bool,
+    /// The thread that met one.
+    pub(super) caught: Option<Tid>,
     pub report: StopReport,
 }
 
@@ -64,6 +68,8 @@ impl Tracer {
             registers: options.registers,
             word: options.word,
             began: None,
+            at_fault: options.at_fault,
+            caught: None,
             report: StopReport::default(),
         };
         // All that takes long comes first: from SEIZE on a signal to the target waits for us.
@@ -76,8 +82,9 @@ impl Tracer {
                 facts.insert(tid, Facts::of(Task { process: target, tid }));
             }
         }
-        // A few times only: a process may bear threads for ever. Once the others stand it bears no more.
-        for _ in 0..4 {
+        // A few times only: a process may bear threads for ever. Once the others stand it bears no more; and where it is
+        // accompanied, all whose parents are ours are ours.
+        for _ in 0..if tracer.at_fault { 100 } else { 4 } {
             if tracer.enlist(&mut facts)? == 0 && tracer.busy.is_empty() {
                 break;
             }
@@ -91,9 +98,8 @@ impl Tracer {
     /// Stops all threads, those born meanwhile as well, and waits until they stand or the deadline has passed.
     pub fn hold(&mut self) -> Result<(), StopError> {
         hurry();
-        let began = Instant::now();
-        self.began = Some(began);
-        let until = began + self.deadline;
+        self.began.get_or_insert_with(Instant::now);
+        let until = Instant::now() + self.deadline;
         self.interrupt_from(0);
         self.wait_for_stops(until);
         loop {
@@ -145,7 +151,7 @@ impl Tracer {
                 threads.push(tracee.describe(self.registers.then_some(self.word)));
             }
         }
-        threads.sort_by_key(|thread| thread.tid != self.target);
+        threads.sort_by_key(|thread| (Some(thread.tid) != self.caught, thread.tid != self.target));
         threads
     }
 
@@ -219,6 +225,11 @@ impl Tracer {
         }
     }
 
+    /// Whether a process is one of those that are traced.
+    pub fn is_of(&self, process: Pid) -> bool {
+        self.processes.contains(&process)
+    }
+
     /// How long the target has been held.
     pub fn held_for(&self) -> Duration {
         self.began.map(|began| began.elapsed()).unwrap_or_default()
@@ -263,7 +274,7 @@ impl Tracer {
                 }
                 self.step()?;
                 let task = Task { process: *process, tid };
-                match seize(task) {
+                match seize(task, self.at_fault) {
                     Ok(None) => {}
                     Ok(Some(running)) => {
                         let facts = match facts.remove(&tid) {
@@ -411,10 +422,10 @@ impl Tracer {
 }
 
 /// Seizes a thread; none where it is dead or dying.
-fn seize(task: Task) -> Result<Option<Running>, StopError> {
+fn seize(task: Task, for_long: bool) -> Result<Option<Running>, StopError> {
     // In the midst of exec a thread can be refused that is not a moment later.
     for _ in 0..4 {
-        match seize_once(task) {
+        match seize_once(task, for_long) {
             // A probe that came back late.
             Err(StopError::Traced { by, .. }) if u32::try_from(by) == Ok(std::process::id()) => {
                 sleep(Duration::from_micros(500));
@@ -423,13 +434,14 @@ fn seize(task: Task) -> Result<Option<Running>, StopError> {
             result => return result,
         }
     }
-    seize_once(task)
+    seize_once(task, for_long)
 }
 
-fn seize_once(task: Task) -> Result<Option<Running>, StopError> {
+fn seize_once(task: Task, for_long: bool) -> Result<Option<Running>, StopError> {
     const NO_SUCH_THREAD: i32 = 3;
     const NOT_PERMITTED: i32 = 1;
-    let error = match Running::seize(task) {
+    let seized = if for_long { Running::accompany(task) } else { Running::seize(task) };
+    let error = match seized {
         Ok(running) => return Ok(Some(running)),
         Err(error) => error,
     };

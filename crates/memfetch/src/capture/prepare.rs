@@ -1,0 +1,175 @@
+//! [`prepare`]: what is saved, and where it goes, before a byte of it is written.
+
+use super::Snapshot;
+use super::arrangement::Arrangement;
+use super::blocks::{Block, Blocks};
+use super::copy::extents;
+use super::gather::Gathered;
+use super::known::Known;
+use super::plan::{DefaultRule, Filter, Plan, Wishes};
+use super::{Written, link_map, raw};
+use crate::image::encode::{Layout, notes};
+use crate::image::note;
+use crate::image::record::{Contents, Origin, Outcome};
+use crate::image::trailer::{BLOCK, Extent};
+use crate::memory::Memory;
+use crate::region::Region;
+
+/// What one file or stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// An ELF core.
+    Core,
+    /// The regions, one after the other.
+    Raw,
+}
+
+/// A planned output: nothing of it is written.
+pub(super) struct Prepared {
+    pub plan: Plan,
+    pub arrangement: Arrangement,
+    pub origin: Origin,
+    pub headers: Vec<u8>,
+    /// What the report should say of it.
+    pub remark: Option<String>,
+}
+
+/// Plans and lays out one file or stream; `None` where its offsets do not fit the word size of the process.
+pub(super) fn prepare(
+    gathered: &Gathered,
+    snapshot: &Snapshot<'_>,
+    form: Form,
+    split_zeros: Option<u64>,
+) -> Option<Prepared> {
+    let known = Known { gathered, touch: snapshot.touch };
+    let rule = match form {
+        Form::Core => DefaultRule::CoredumpFilter,
+        Form::Raw => DefaultRule::AllButReadOnlyFiles,
+    };
+    let mut plan = plan(gathered, &known, snapshot, rule, split_zeros);
+    let mut origin = origin(gathered, snapshot);
+    let segments = std::mem::take(&mut plan.segments);
+    if form == Form::Raw {
+        let arrangement = Arrangement::in_one_line(&gathered.map, &segments)?;
+        return Some(Prepared { plan, arrangement, origin, headers: Vec::new(), remark: None });
+    }
+    // The longest number, so that the note's length does not change when the real one is known.
+    origin.trailer_offset = u64::MAX;
+    let mut description = note::encode(&origin);
+    description.resize(description.len().next_multiple_of(4), b' ');
+    let mut notes = notes::encode(
+        gathered.platform,
+        &gathered.record,
+        &gathered.threads,
+        &gathered.map,
+        (note::OWNER, note::TYPE_ORIGIN, &description),
+    );
+    let layout = Layout::new(gathered.platform, segments, notes.len() as u64)?;
+    origin.trailer_offset = layout.data_end();
+    let told = note::encode(&origin);
+    // It is the last note, and ends with it: with thousands of threads the others take megabytes.
+    if let Some(place) = notes.len().checked_sub(description.len()).and_then(|at| notes.get_mut(at..)) {
+        place.fill(b' ');
+        if let Some(place) = place.get_mut(..told.len()) {
+            place.copy_from_slice(&told);
+        }
+    }
+    let headers = layout.headers(&notes);
+    Some(Prepared { plan, arrangement: Arrangement::of_core(&layout), origin, headers, remark: None })
+}
+
+/// Which pages are saved.
+pub(super) fn plan(
+    gathered: &Gathered,
+    known: &Known<'_>,
+    snapshot: &Snapshot<'_>,
+    rule: DefaultRule,
+    split_zeros: Option<u64>,
+) -> Plan {
+    let wishes = Wishes {
+        contents: snapshot.contents,
+        touch: snapshot.touch,
+        selection: snapshot.selection.clone(),
+        rule,
+        filter: gathered.facts.coredump_filter.map_or(Filter::DEFAULT, Filter),
+        stack_pointers: gathered.stack_pointers(),
+        needed: match snapshot.contents {
+            Contents::Minimal => link_map::pages_of(known, &gathered.record.auxv),
+            _ => Vec::new(),
+        },
+        split_zeros,
+        page_size: gathered.platform.page_size,
+    };
+    Plan::make(&gathered.map, &gathered.pages, &wishes, |region| is_elf(known, region))
+}
+
+/// Where an output comes from; it has no trailer yet.
+pub(super) fn origin(gathered: &Gathered, snapshot: &Snapshot<'_>) -> Origin {
+    let uname = rustix::system::uname();
+    Origin {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: gathered.facts.pid,
+        started_ns: gathered.started_ns,
+        host: uname.nodename().to_string_lossy().into_owned(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        mode: gathered.mode,
+        contents: snapshot.contents,
+        touch: snapshot.touch,
+        trailer_offset: 0,
+    }
+}
+
+fn is_elf(known: &Known<'_>, region: &Region) -> bool {
+    let mut magic = [0; 4];
+    // A page that cannot be read is no header worth keeping; were it wanted, its region would be.
+    matches!(known.read_at(region.span.start(), &mut magic), Ok(4)) && magic == *b"\x7fELF"
+}
+
+impl Prepared {
+    /// The blocks to copy, those with swapped pages last: reading them costs the target most.
+    pub fn swapped_last<'a>(&'a self, gathered: &'a Gathered) -> impl Iterator<Item = Block> + 'a {
+        let all = || Blocks::new(&self.arrangement, &gathered.pages);
+        all().filter(|block| !block.is_swapped()).chain(all().filter(Block::is_swapped))
+    }
+
+    /// What of the output is written, neighbours joined.
+    pub fn extents(&self, gathered: &Gathered) -> Vec<Extent> {
+        let mut merged: Vec<Extent> = Vec::new();
+        let blocks = Blocks::new(&self.arrangement, &gathered.pages);
+        for (offset, len) in blocks.flat_map(|block| extents(&block.parts)) {
+            match merged.last_mut() {
+                Some(last) if last.end() == offset => last.len += len,
+                _ => merged.push(Extent { offset, len }),
+            }
+        }
+        merged
+    }
+
+    /// An upper bound for the length of what stands behind the data, good enough to check limits by.
+    pub fn trailer_bound(&self, form: Form, gathered: &Gathered) -> u64 {
+        if form == Form::Raw {
+            return 0;
+        }
+        let blocks = self.plan.data_bytes / BLOCK + self.arrangement.saved.len() as u64 + 2;
+        (1 << 16) + 200 * gathered.map.len() as u64 + 24 * gathered.pages.len() as u64 + 64 * blocks
+    }
+
+    /// What the writing came to.
+    pub fn written(
+        self,
+        form: Form,
+        gathered: &Gathered,
+        mut outcome: Outcome,
+        apparent_bytes: u64,
+        stored_bytes: u64,
+    ) -> Written {
+        let index = match form {
+            Form::Core => Vec::new(),
+            Form::Raw => {
+                outcome.remarks.extend(raw::remark(&self.arrangement, &self.plan, &gathered.pages));
+                raw::index(gathered, &self, &outcome)
+            }
+        };
+        Written { outcome, origin: self.origin, apparent_bytes, stored_bytes, index }
+    }
+}
