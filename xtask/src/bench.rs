@@ -29,12 +29,23 @@ pub struct Benchmark {
 /// A target, unless each contestant brings its own, and those that compete.
 pub type Contest = (Option<Target>, Vec<Contestant>);
 
+/// A folder that goes with the benchmark.
+pub struct Folder(pub PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Where a benchmark takes place.
 pub struct Scene {
     /// The release binary.
     pub memfetch: PathBuf,
     /// The program that takes the roles of targets.
     pub roles: PathBuf,
+    /// The example that reads all of a process and does nothing with it.
+    pub reader: PathBuf,
     /// An empty folder for outputs, on the disk that the target folder of the build is on.
     pub outputs: PathBuf,
     /// Where programs for the tests are installed.
@@ -49,12 +60,24 @@ impl Scene {
 }
 
 /// A process that runs for as long as the benchmark does.
-pub struct Target(pub std::process::Child);
+pub struct Target {
+    /// The process.
+    pub child: std::process::Child,
+    /// Files that the contestants read.
+    pub files: Option<Folder>,
+}
+
+impl Target {
+    /// A process without files.
+    pub const fn new(child: std::process::Child) -> Self {
+        Self { child, files: None }
+    }
+}
 
 impl Drop for Target {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -77,11 +100,16 @@ pub fn compare(root: &Path, names: &[String]) -> Result<(), String> {
         root,
         &["build", "--quiet", "--release", "--package", "memfetch-cli", "--package", "memfetch-testkit"],
     ))?;
+    must(&mut cargo(
+        root,
+        &["build", "--quiet", "--release", "--package", "memfetch", "--example", "sweep"],
+    ))?;
     let outputs = root.join("target/bench");
     empty(&outputs)?;
     let memfetch = root.join("target/release/memfetch");
     let roles = root.join("target/release/memfetch-target");
-    let scene = Scene { memfetch, roles, outputs, tools: tools::folder(root) };
+    let reader = root.join("target/release/examples/sweep");
+    let scene = Scene { memfetch, roles, reader, outputs, tools: tools::folder(root) };
     let file = root.join("docs/benchmarks.md");
     let mut text = fs::read_to_string(&file).unwrap_or_else(|_| HEAD.to_owned());
     let mut failures = Vec::new();

@@ -1,10 +1,12 @@
 //! The benchmarks by their names.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::bench::{Benchmark, Contest, Contestant, Scene, Target};
+use crate::bench::{Benchmark, Contest, Contestant, Folder, Scene, Target};
+use crate::run::must;
 
 /// All of them, in the order in which they run.
 pub const ALL: &[Benchmark] = &[
@@ -29,6 +31,28 @@ pub const ALL: &[Benchmark] = &[
         about: "How long a process with 256 MiB in RAM takes to map, touch and unmap 200,000 times while each program \
                 takes a core of it once a second. (The peak memory is that process'.)",
         prepare: churn,
+    },
+    Benchmark {
+        name: "find-2g",
+        about: "A text in a process with 2 GiB in RAM: a quarter each of random bytes, of text, of pointers and of small \
+                numbers. `reading alone` goes through the same calls on as many threads, and does nothing with the bytes.",
+        prepare: find_2g,
+    },
+    Benchmark {
+        name: "rules-2g",
+        about: "A file of 500 rules with a text each, over such a process.",
+        prepare: rules_2g,
+    },
+    Benchmark {
+        name: "strings-1g",
+        about: "Strings of 8 characters and more in 1 GiB of such bytes. binutils' strings reads them from a file in the \
+                page cache, as raw memory; it knows ASCII only, as `-e ascii` does.",
+        prepare: strings_1g,
+    },
+    Benchmark {
+        name: "diff-4g",
+        about: "Two equal images of a process with 4 GiB in RAM, neither in the page cache. `cmp` and `cat` read the same files.",
+        prepare: diff_4g,
     },
 ];
 
@@ -60,16 +84,16 @@ fn redis(scene: &Scene) -> Result<Contest, String> {
     let socket = std::env::temp_dir().join(format!("memfetch-bench-{}.socket", std::process::id()));
     command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(&socket);
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-    let mut target = Target(spawned.map_err(|error| format!("redis-server: {error}"))?);
+    let mut target = Target::new(spawned.map_err(|error| format!("redis-server: {error}"))?);
     // Its log goes on for as long as it runs, and nothing that matters comes after it has begun to serve.
-    if let Some(stdout) = target.0.stdout.take() {
+    if let Some(stdout) = target.child.stdout.take() {
         let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
         if !lines.any(|line| line.contains("Ready to accept connections") || line.contains("is now ready")) {
             return Err("redis-server does not start".to_owned());
         }
     }
     std::thread::sleep(std::time::Duration::from_millis(500));
-    let pid = target.0.id().to_string();
+    let pid = target.child.id().to_string();
     Ok((Some(target), snapshots(scene, &pid)?))
 }
 
@@ -112,11 +136,127 @@ fn core(scene: &Scene) -> PathBuf {
 fn python(scene: &Scene, program: &str) -> Result<(Target, String), String> {
     let mut command = Command::new(scene.program("python3")?);
     let spawned = command.args(["-c", program]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut target = Target(spawned.map_err(|error| format!("python3: {error}"))?);
+    let mut target = Target::new(spawned.map_err(|error| format!("python3: {error}"))?);
     let mut line = String::new();
-    if let Some(stdout) = target.0.stdout.take() {
+    if let Some(stdout) = target.child.stdout.take() {
         let _ = BufReader::new(stdout).read_line(&mut line);
     }
-    let pid = target.0.id().to_string();
+    let pid = target.child.id().to_string();
     if line.trim() == "ready" { Ok((target, pid)) } else { Err(format!("python3 is not ready: {line}")) }
+}
+
+/// A process with so many MiB of bytes as processes have them.
+fn mixed(scene: &Scene, mebibytes: u32) -> Result<(Target, String), String> {
+    let program = format!(
+        "import os, struct, sys\nq = 256 << 10\n\
+         text = b''.join(b'%d: the quick brown fox jumps over %d lazy dogs\\n' % (i, i * 7) for i in range(9000))[:q]\n\
+         pointers = struct.pack('<%dQ' % (q // 8), *(0x7f0000000000 + i * 48 for i in range(q // 8)))\n\
+         numbers = struct.pack('<%dI' % (q // 4), *(i % 1000 for i in range(q // 4)))\n\
+         b = (os.urandom(q) + text + pointers + numbers) * {mebibytes}\n\
+         needle = 'a needle in ' + 'the haystack'\nprint('ready', flush=True)\nsys.stdin.read()"
+    );
+    python(scene, &program)
+}
+
+fn contestant(name: &str, program: &Path, arguments: &[&str]) -> Contestant {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    Contestant { name: name.to_owned(), command }
+}
+
+/// A folder beside the outputs, which stays through all runs.
+fn kept(scene: &Scene, name: &str) -> Result<(Folder, PathBuf), String> {
+    let path = scene.outputs.with_file_name(format!("bench-{name}"));
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok((Folder(path.clone()), path))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn find_2g(scene: &Scene) -> Result<Contest, String> {
+    let (mut target, pid) = mixed(scene, 2048)?;
+    let (folder, path) = kept(scene, "find")?;
+    let rules = path.join("needle.yar");
+    write(&rules, "rule needle { strings: $a = \"a needle in the haystack\" condition: $a }\n")?;
+    target.files = Some(folder);
+    let text = "a needle in the haystack";
+    let rules = rules.display().to_string();
+    let contestants = vec![
+        contestant("memfetch find", &scene.memfetch, &["find", &pid, text]),
+        contestant("reading alone", &scene.reader, &[&pid]),
+        contestant("memfetch find --threads 1", &scene.memfetch, &["find", &pid, text, "--threads", "1"]),
+        contestant("reading alone, one thread", &scene.reader, &[&pid, "1"]),
+        contestant("memfetch find -i", &scene.memfetch, &["find", "-i", &pid, text]),
+        contestant("memfetch find -e", &scene.memfetch, &["find", &pid, "-e", "needle (in|on) the [a-z]+"]),
+        contestant("yara", &scene.program("yara")?, &[&rules, &pid]),
+    ];
+    Ok((Some(target), contestants))
+}
+
+fn rules_2g(scene: &Scene) -> Result<Contest, String> {
+    let (mut target, pid) = mixed(scene, 2048)?;
+    let (folder, path) = kept(scene, "rules")?;
+    let file = path.join("500.yar");
+    let rule = |number: u32| {
+        format!(
+            "rule r{number} {{ strings: $a = \"secret word {} of {number}\" condition: $a }}\n",
+            number * 7919
+        )
+    };
+    write(&file, &(0..500).map(rule).collect::<String>())?;
+    target.files = Some(folder);
+    let file = file.display().to_string();
+    // No rule is true, which is exit code 1 of ours.
+    let ours = format!("{} find {pid} --rules {file} || test $? = 1", scene.memfetch.display());
+    let shell = scene.program("sh")?;
+    let contestants = vec![
+        contestant("memfetch find --rules", &shell, &["-c", &ours]),
+        contestant("yara -p 2", &scene.program("yara")?, &["-p", "2", &file, &pid]),
+    ];
+    Ok((Some(target), contestants))
+}
+
+fn strings_1g(scene: &Scene) -> Result<Contest, String> {
+    let (mut target, pid) = mixed(scene, 1024)?;
+    let (folder, path) = kept(scene, "strings")?;
+    target.files = Some(folder);
+    let (raw, core) = (path.join("raw").display().to_string(), path.join("core").display().to_string());
+    must(Command::new(&scene.memfetch).args(["snap", "-q", &pid, "--format", "raw", "-o", &raw]))?;
+    must(Command::new(&scene.memfetch).args(["snap", "-q", &pid, "-o", &core]))?;
+    let ours = |name: &str, more: &[&str]| {
+        contestant(name, &scene.memfetch, &[&["strings", "-n", "8"], more].concat())
+    };
+    let contestants = vec![
+        ours("memfetch strings -e ascii, the process", &["-e", "ascii", &pid]),
+        ours("memfetch strings -e ascii, a core", &["-e", "ascii", &core]),
+        ours("memfetch strings (UTF-8 and UTF-16), the process", &[&pid]),
+        ours("memfetch strings (UTF-8 and UTF-16), a core", &[&core]),
+        contestant("strings", &scene.program("strings")?, &["-n", "8", "-t", "x", &raw]),
+    ];
+    Ok((Some(target), contestants))
+}
+
+fn diff_4g(scene: &Scene) -> Result<Contest, String> {
+    let (mut target, pid) = mixed(scene, 4096)?;
+    let (folder, path) = kept(scene, "diff")?;
+    target.files = Some(folder);
+    let (one, other) = (path.join("one").display().to_string(), path.join("other").display().to_string());
+    must(Command::new(&scene.memfetch).args(["snap", "-q", &pid, "-o", &one]))?;
+    must(Command::new("cp").args([&one, &other]))?;
+    must(&mut Command::new("sync"))?;
+    let cold = |name: &str, command: String| {
+        let script = format!(
+            "for file in {one} {other}; do dd if=$file iflag=nocache count=0 status=none; done; exec {command}"
+        );
+        contestant(name, Path::new("/bin/sh"), &["-c", &script])
+    };
+    let contestants = vec![
+        cold("memfetch diff", format!("{} diff {one} {other}", scene.memfetch.display())),
+        cold("cmp", format!("cmp {one} {other}")),
+        cold("cat", format!("cat {one} {other}")),
+    ];
+    Ok((Some(target), contestants))
 }
