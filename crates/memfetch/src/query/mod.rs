@@ -3,4 +3,5 @@
 //! Each goes by the page states, so that nothing is read that is known to be zero, and nothing that the
 //! [`Touch`](crate::Touch) policy leaves alone; and each says what it could not look at.
 
+pub mod dump;
 pub mod sweep;
