@@ -3,5 +3,6 @@
 //! Each goes by the page states, so that nothing is read that is known to be zero, and nothing that the
 //! [`Touch`](crate::Touch) policy leaves alone; and each says what it could not look at.
 
+mod crew;
 pub mod dump;
 pub mod sweep;
