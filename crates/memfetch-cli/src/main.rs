@@ -3,6 +3,7 @@
 //! Standard output carries data, standard error all else.
 
 mod args;
+mod changes;
 mod commands;
 mod ending;
 mod failure;
@@ -40,6 +41,7 @@ fn run(args: Args) -> Result<Ending, Failure> {
     }
     match args.command {
         Some(Command::Snap(args)) => commands::snap::run(&plan::Snap::new(args)?),
+        Some(Command::Diff(args)) => commands::diff::run(&plan::Diff::new(args)),
         Some(Command::Maps(args)) => commands::maps::run(&plan::Maps::new(args)),
         Some(Command::Verify(args)) => commands::verify::run(&plan::Verify::new(args)),
         None => generate::help(),

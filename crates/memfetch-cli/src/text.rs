@@ -90,6 +90,12 @@ impl Paint {
         self.with("1;31", text)
     }
 
+    /// In the colour of this code of ECMA-48 (SGR).
+    #[must_use]
+    pub fn coloured(self, code: &str, text: &str) -> String {
+        self.with(code, text)
+    }
+
     fn with(self, code: &str, text: &str) -> String {
         if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }

@@ -1,6 +1,7 @@
 //! The arguments as they are typed: flags and their words, nothing resolved. What they mean is in
 //! [`plan`](crate::plan).
 
+mod diff;
 mod maps;
 mod snap;
 mod verify;
@@ -12,6 +13,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum, Valu
 use clap_complete::Shell;
 use memfetch::Selector;
 
+pub use diff::DiffArgs;
 pub use maps::MapsArgs;
 pub use snap::{ContentsWord, Format, ModeWord, SnapArgs};
 pub use verify::VerifyArgs;
@@ -35,10 +37,12 @@ Examples:
   memfetch maps 1234                its mappings, and what of each is in RAM
   memfetch maps redis-server.1234.core
   memfetch verify *.core            whole, and unaltered?
+  memfetch diff before.core 1234    what changed since
 
 Exit codes:
   0  done
-  1  nothing found, or different (verify: altered or incomplete; maps: incomplete)
+  1  nothing found, or different (verify: altered or incomplete; maps: incomplete;
+     diff: different)
   2  error
   3  done with gaps: something that was wanted could not be read
 
@@ -73,6 +77,18 @@ pub enum Command {
     /// stable storage. Pages that were never touched are holes in it. A page that was wanted and could not be read
     /// is a gap: it is listed in the core and in the summary, and makes the exit code 3.
     Snap(SnapArgs),
+    /// Tell what differs between two sources
+    ///
+    /// Mappings that came, went, grew, shrank or changed their permissions come first, then the bytes that changed:
+    /// the lines of a hexdump from A with -, and from B with +. Of each mapping the first changes are shown.
+    ///
+    /// Memory that was never touched is equal without being read. What one side cannot give is neither equal nor
+    /// different: it is counted, with its cause. What an image was not made to have is counted apart.
+    ///
+    /// Of one process at two times the bytes at equal addresses are compared. Two runs of a program have their parts
+    /// at different addresses: then mappings are brought together by what they are of and how they lie, and the
+    /// addresses of both sides are shown.
+    Diff(DiffArgs),
     /// List the mappings of a process or an image, and the states of their pages
     ///
     /// The page states are known without touching a page. RESIDENT (RES in a narrow terminal) is in RAM; it is

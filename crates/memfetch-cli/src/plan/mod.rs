@@ -1,5 +1,6 @@
 //! Plans: the arguments with everything resolved that can be known before the work begins.
 
+mod diff;
 mod maps;
 mod snap;
 mod verify;
@@ -8,6 +9,7 @@ use memfetch::{Selection, Touch};
 
 use crate::args::{SelectionArgs, TouchWord};
 
+pub use diff::{Diff, View};
 pub use maps::{Layout, Maps};
 pub use snap::{Output, Snap};
 pub use verify::Verify;

@@ -313,6 +313,10 @@ impl Source for Image {
     fn handle(&self) -> Arc<dyn Source> {
         Arc::new(self.clone())
     }
+
+    fn has_exact_map(&self) -> bool {
+        self.parts.completeness == Completeness::Complete
+    }
 }
 
 impl Threads for Image {

@@ -4,5 +4,6 @@
 //! [`Touch`](crate::Touch) policy leaves alone; and each says what it could not look at.
 
 mod crew;
+pub mod diff;
 pub mod dump;
 pub mod sweep;
