@@ -163,6 +163,7 @@ impl<W: Write> Writer<W> {
             text.push_str(&format!(" -> {}", printable(&after.name())));
         }
         let text = text.trim_end();
+        // Most of it is expected.
         let text = if told.change == Change::Moved { paint.dim(text) } else { text.to_owned() };
         Ok(writeln!(self.out, "{text}")?)
     }
@@ -202,7 +203,10 @@ impl<W: Write> Writer<W> {
         if let View::Summary { .. } = self.view {
             let ranges = count(current.ranges, "range");
             let bytes = size(current.different_bytes, Units::Full);
-            writeln!(self.out, "changed  {}  {ranges:>12} {bytes:>8}", current.heading())?;
+            let (bounds, permissions) = (current.bounds(), current.permissions);
+            let text =
+                format!("changed  {bounds}  {permissions}  {bytes:>8}  in {ranges:<13}  {}", current.name);
+            writeln!(self.out, "{}", text.trim_end())?;
         }
         if current.hidden > 0 {
             let (more, bytes) = (current.hidden, size(current.hidden_bytes, Units::Full));
@@ -305,12 +309,18 @@ impl<W: Write> Writer<W> {
 }
 
 impl Current {
-    fn heading(&self) -> String {
-        let mut text = bounds(self.before);
-        if self.before.start() != self.after.start() {
-            text.push_str(&format!(" -> {}", bounds(self.after)));
+    /// Where it lies, on both sides if that is not the same.
+    fn bounds(&self) -> String {
+        let before = bounds(self.before);
+        if self.before.start() == self.after.start() {
+            before
+        } else {
+            format!("{before} -> {}", bounds(self.after))
         }
-        format!("{text}  {}  {}", self.permissions, self.name).trim_end().to_owned()
+    }
+
+    fn heading(&self) -> String {
+        format!("{}  {}  {}", self.bounds(), self.permissions, self.name).trim_end().to_owned()
     }
 }
 

@@ -92,7 +92,7 @@ fn paragraph(plan: &Diff, report: &Report) -> String {
     if report.is_different() {
         let _ = write!(text, "{} in {} differ", exact(report.different_bytes), count(report.ranges, "range"));
         if report.region_changes > 0 {
-            let _ = write!(text, ", {} of mappings", count(report.region_changes, "change"));
+            let _ = write!(text, ", and {}", count(report.region_changes, "mapping"));
         }
     } else {
         text.push_str("no difference");

@@ -5,16 +5,21 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::error::{Error, FormatError};
+
+/// `RWF_DONTCACHE` of linux/fs.h, since Linux 6.14: what the read brings into the page cache leaves it again.
+const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// Where the bytes of an image are: a file that is held open, or memory.
 #[derive(Debug)]
 pub(super) enum Store {
-    /// A regular file, and its length when it was opened.
-    File { file: File, len: u64 },
+    /// A regular file, its length when it was opened, and whether reads cannot but leave it in the page cache.
+    File { file: File, len: u64, keeps_cache: AtomicBool },
     /// Bytes that are in memory already.
     Memory(Vec<u8>),
 }
@@ -32,7 +37,7 @@ impl Store {
         if !metadata.is_file() {
             return Err(Error::Format { path: path.to_owned(), source: FormatError::NotACore });
         }
-        Ok(Self::File { file, len: metadata.len() })
+        Ok(Self::File { file, len: metadata.len(), keeps_cache: AtomicBool::new(false) })
     }
 
     /// How many bytes there are.
@@ -75,6 +80,25 @@ impl Store {
         Ok(filled)
     }
 
+    /// Reads as [`Store::read_at`] does what is read once, in large parts: what it brings into the page cache leaves it
+    /// again, where the kernel and the file system can do that.
+    pub(super) fn read_once_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if let Self::File { file, keeps_cache, .. } = self
+            && !keeps_cache.load(Ordering::Relaxed)
+            && i64::try_from(offset).is_ok()
+        {
+            match rustix::io::preadv2(file, &mut [io::IoSliceMut::new(buf)], offset, DONTCACHE) {
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                    keeps_cache.store(true, Ordering::Relaxed)
+                }
+                // A part is what the caller has to expect of any read; an error is met again below.
+                Ok(read) => return Ok(read),
+                Err(_) => {}
+            }
+        }
+        self.read_at(offset, buf)
+    }
+
     /// Exactly `wanted` bytes from `offset` on, or `None` where the store ends before.
     pub(super) fn exactly(&self, offset: u64, wanted: usize) -> Result<Option<Vec<u8>>, FormatError> {
         let end = offset.checked_add(wanted as u64);
@@ -102,7 +126,7 @@ impl Store {
                 let end = rustix::fs::seek(file, SeekFrom::Hole(start)).unwrap_or(range.end);
                 Some(start..end.clamp(start.saturating_add(1), range.end))
             }
-            Ok(_) | Err(rustix::io::Errno::NXIO) => None,
+            Ok(_) | Err(Errno::NXIO) => None,
             // A file system that knows no holes has data everywhere.
             Err(_) => Some(range),
         }

@@ -73,6 +73,8 @@ impl<'a> Key<'a> {
 struct Block<'a> {
     key: Key<'a>,
     regions: Range<usize>,
+    /// Where the zeros of a module begin that lie behind its file, or what is taken for them.
+    tail: usize,
     span: Span,
     permissions: Permissions,
 }
@@ -85,6 +87,25 @@ impl Block<'_> {
             // One of the same size is worth more than two of others.
             2 + 6 * u32::from(same_size) + u32::from(self.permissions == other.permissions)
         })
+    }
+
+    /// The pairs that they make: two where what lies behind a module is no longer of one size. Then it is not, or not
+    /// only, the module's, but an unnamed mapping that happens to lie there.
+    fn pairs(&self, other: &Self, maps: (&RegionMap, &RegionMap)) -> Vec<Pair> {
+        let tails = (self.tail..self.regions.end, other.tail..other.regions.end);
+        let (tail_before, tail_after) = (extent(maps.0, &tails.0), extent(maps.1, &tails.1));
+        let whole = self.pair(other);
+        if tail_before.map(Span::len) == tail_after.map(Span::len) {
+            return vec![whole];
+        }
+        let named = Pair {
+            before: self.regions.start..self.tail,
+            after: other.regions.start..other.tail,
+            shift: whole.shift,
+        };
+        let end = |tail: Option<Span>| tail.map(|span| i128::from(span.end().get()));
+        let shift = end(tail_before).zip(end(tail_after)).map_or(0, |(before, after)| after - before);
+        vec![named, Pair { before: tails.0, after: tails.1, shift }]
     }
 
     fn pair(&self, other: &Self) -> Pair {
@@ -112,7 +133,13 @@ pub(super) fn align(before: &RegionMap, after: &RegionMap, how: Alignment) -> (A
         let all = Pair { before: 0..before.len(), after: 0..after.len(), shift: 0 };
         return (Alignment::ByAddress, vec![all]);
     }
-    (Alignment::ByRegion, matched(&blocks_before, &blocks_after))
+    (Alignment::ByRegion, matched(&blocks_before, &blocks_after, (before, after)))
+}
+
+/// From the start of the first of these regions to the end of the last.
+pub(super) fn extent(map: &RegionMap, range: &Range<usize>) -> Option<Span> {
+    let regions = map.as_slice().get(range.clone())?;
+    Span::new(regions.first()?.span.start(), regions.last()?.span.end())
 }
 
 /// Takes regions together.
@@ -140,11 +167,15 @@ fn blocks(map: &RegionMap) -> Vec<Block<'_>> {
         match joined {
             Some(last) => {
                 last.regions.end = index + 1;
+                if key != Key::Anonymous {
+                    last.tail = index + 1;
+                }
                 last.span = Span::new(last.span.start(), region.span.end()).unwrap_or(last.span);
             }
             None => blocks.push(Block {
                 key,
                 regions: index..index + 1,
+                tail: index + 1,
                 span: region.span,
                 permissions: region.permissions,
             }),
@@ -190,7 +221,7 @@ fn is_relocated(before: &[Block<'_>], after: &[Block<'_>]) -> bool {
 }
 
 /// Matches blocks: first what has a name of its own, wherever it lies, then what lies between.
-fn matched(before: &[Block<'_>], after: &[Block<'_>]) -> Vec<Pair> {
+fn matched(before: &[Block<'_>], after: &[Block<'_>], maps: (&RegionMap, &RegionMap)) -> Vec<Pair> {
     let mut partner: Vec<Option<usize>> = vec![None; before.len()];
     let mut taken = vec![false; after.len()];
     let mut join = |b: usize, a: usize| {
@@ -236,10 +267,10 @@ fn matched(before: &[Block<'_>], after: &[Block<'_>]) -> Vec<Pair> {
     }
     let mut pairs = Vec::new();
     for (block, partner) in before.iter().zip(&partner) {
-        pairs.push(match partner.and_then(|index| after.get(index)) {
-            Some(other) => block.pair(other),
-            None => Pair { before: block.regions.clone(), after: 0..0, shift: 0 },
-        });
+        match partner.and_then(|index| after.get(index)) {
+            Some(other) => pairs.extend(block.pairs(other, maps)),
+            None => pairs.push(Pair { before: block.regions.clone(), after: 0..0, shift: 0 }),
+        }
     }
     for (block, _) in after.iter().zip(&taken).filter(|(_, taken)| !**taken) {
         pairs.push(Pair { before: 0..0, after: block.regions.clone(), shift: 0 });
@@ -431,6 +462,17 @@ mod tests {
         assert_eq!(blocks(&before).len(), 2);
         let (_, pairs) = align(&before, &after, Alignment::ByRegion);
         assert_eq!(starts(&before, &after, &pairs), [(0x1000, 0x800), (0x2000, 0x2000)]);
+    }
+
+    #[test]
+    fn what_lies_behind_a_module_by_chance_is_aligned_by_its_end() {
+        let text = "1000-2000 rw-p 0 08:01 1 /lib/a \n 2000-8000 rw-p 0 00:00 0 ";
+        let (before, after) = (map(text), map(&text.replace("2000-8000", "2000-9000")));
+        let (_, pairs) = align(&before, &after, Alignment::ByRegion);
+        assert_eq!(pairs.iter().map(|pair| pair.shift).collect::<Vec<_>>(), [0, 0x1000]);
+        let (_, pairs) = align(&before, &map("1000-2000 rw-p 0 08:01 1 /lib/a"), Alignment::ByRegion);
+        assert_eq!((pairs.len(), pairs[1].after.is_empty()), (2, true));
+        assert_eq!(align(&before, &before, Alignment::ByRegion).1.len(), 1);
     }
 
     #[test]

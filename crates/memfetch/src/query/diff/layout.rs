@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::align::Pair;
+use super::align::{Pair, extent};
 use super::{Change, RegionChange, Report};
 use crate::address::{Address, Span};
 use crate::memory::{Cause, Gaps, PageRun, PageRuns, PageState, Touch};
@@ -284,10 +284,7 @@ fn moved<'a>(
     is: Option<Part<'a>>,
 ) -> RegionChange<'a> {
     let all = |map: &RegionMap, range: &std::ops::Range<usize>, part: Option<Part<'a>>| {
-        let regions = map.as_slice().get(range.clone()).unwrap_or_default();
-        let ends = regions.first().zip(regions.last());
-        let span = ends.and_then(|(first, last)| Span::new(first.span.start(), last.span.end()));
-        part.map(|part| (span.unwrap_or(part.span), part.region))
+        part.map(|part| (extent(map, range).unwrap_or(part.span), part.region))
     };
     RegionChange {
         change: Change::Moved,

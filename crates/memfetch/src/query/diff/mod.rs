@@ -51,14 +51,17 @@ use crate::region::Region;
 use crate::selector::Selection;
 use crate::source::{RunReader, Source};
 
-/// So much is in one chunk of each side.
+/// So much is in one chunk of each side: what fits into a core's own cache.
 const CHUNK: u64 = 256 << 10;
+/// Where a side is a file, one read of it is so long, and so many threads wait for the disk: less leaves it idle.
+const CHUNK_OF_FILE: u64 = 1 << 20;
+const THREADS_FOR_FILE: usize = 4;
 
 /// How two sources are compared.
 #[derive(Clone, Debug)]
 pub struct Diff {
-    threads: usize,
-    chunk: u64,
+    threads: Option<usize>,
+    chunk: Option<u64>,
     alignment: Alignment,
     granule: u64,
     selection: Selection,
@@ -188,13 +191,13 @@ impl Default for Diff {
 }
 
 impl Diff {
-    /// A comparison of all that is there, byte by byte, with as many threads as there are processors, up to four.
+    /// A comparison of all that is there, byte by byte, with as many threads as there are processors, up to four; with
+    /// four where a source is a file.
     #[must_use]
     pub fn new() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(4));
         Self {
-            threads,
-            chunk: CHUNK,
+            threads: None,
+            chunk: None,
             alignment: Alignment::Auto,
             granule: 1,
             selection: Selection::default(),
@@ -206,14 +209,14 @@ impl Diff {
     /// With so many threads, one at least.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads.clamp(1, 256);
+        self.threads = Some(threads.clamp(1, 256));
         self
     }
 
     /// Reads so many bytes at a time, a power of two.
     #[must_use]
     pub fn chunk(mut self, bytes: u64) -> Self {
-        self.chunk = bytes.clamp(16, 1 << 30).next_power_of_two();
+        self.chunk = Some(bytes.clamp(16, 1 << 30).next_power_of_two());
         self
     }
 
@@ -308,8 +311,11 @@ impl Diff {
             },
         };
         let limit = [before, after].iter().filter_map(|source| source.time_limit()).min();
-        let result =
-            crew::run(job, Cutter::new(self.chunk.max(self.granule)), self.threads, limit, &mut taker);
+        let of_file = !before.is_live() || !after.is_live();
+        let chunk = self.chunk.unwrap_or(if of_file { CHUNK_OF_FILE } else { CHUNK });
+        let processors = || std::thread::available_parallelism().map_or(1, |count| count.get().min(4));
+        let threads = self.threads.unwrap_or_else(|| if of_file { THREADS_FOR_FILE } else { processors() });
+        let result = crew::run(job, Cutter::new(chunk.max(self.granule)), threads, limit, &mut taker);
         // Nobody is told anything after this, whatever the answer.
         let _ = taker.finish();
         let result = result.and_then(|()| before.check()).and_then(|()| after.check());
@@ -324,12 +330,8 @@ impl Diff {
         if !self.ignore_moved_pointers {
             return Moves::NONE;
         }
-        let spans = pairs.iter().filter(|pair| !pair.before.is_empty() && !pair.after.is_empty());
-        let moves = spans.filter_map(|pair| {
-            let regions = side.map.as_slice().get(pair.before.clone())?;
-            let (first, last) = (regions.first()?, regions.last()?);
-            Some((Span::new(first.span.start(), last.span.end())?, pair.shift))
-        });
+        let both = pairs.iter().filter(|pair| !pair.before.is_empty() && !pair.after.is_empty());
+        let moves = both.filter_map(|pair| Some((align::extent(&side.map, &pair.before)?, pair.shift)));
         let platform = before.platform();
         let word = match platform.word {
             WordSize::Bits32 => 4,
