@@ -30,7 +30,7 @@ pub trait PageSource: Send + Sync + 'static {
     ) -> Result<usize, ReadError>;
 
     /// Reads a prefix of `buf` from `at` on through the mapping, though that enters pages into the target's page
-    /// table: for [`Touch::All`](crate::Touch::All), and what cannot be had otherwise.
+    /// table: for [`Touch::All`], and what cannot be had otherwise.
     ///
     /// # Errors
     ///

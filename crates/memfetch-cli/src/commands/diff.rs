@@ -89,13 +89,17 @@ fn paragraph(plan: &Diff, report: &Report) -> String {
     let (before, after) = (printable(&plan.before), printable(&plan.after));
     let bytes = |bytes: u64| size(bytes, Units::Full);
     let mut text = format!("{before} and {after}: ");
-    if report.is_different() {
-        let _ = write!(text, "{} in {} differ", exact(report.different_bytes), count(report.ranges, "range"));
-        if report.region_changes > 0 {
-            let _ = write!(text, ", and {}", count(report.region_changes, "mapping"));
-        }
-    } else {
+    let mut differing = Vec::new();
+    if report.different_bytes > 0 {
+        differing.push(format!("{} in {}", exact(report.different_bytes), count(report.ranges, "range")));
+    }
+    if report.region_changes > 0 {
+        differing.push(count(report.region_changes, "mapping"));
+    }
+    if differing.is_empty() {
         text.push_str("no difference");
+    } else {
+        let _ = write!(text, "different: {}", differing.join(", "));
     }
     let how = match report.alignment {
         Alignment::ByRegion => "by mapping",

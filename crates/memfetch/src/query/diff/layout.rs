@@ -83,11 +83,19 @@ impl Layout {
                 if !wanted(was) && !wanted(is) {
                     return;
                 }
+                // A core of others has vvar and its kin as it pleases.
+                let is_kernels = |part: Option<Part<'_>>| {
+                    part.is_some_and(|part| matches!(part.region.backing, Backing::Kernel(_)))
+                };
+                let foreign = !exact && (is_kernels(was) || is_kernels(is));
+                if foreign && (was.is_none() || is.is_none()) {
+                    return;
+                }
                 if was.is_some() && is.is_some() && !told_move {
                     told_move = true;
                     each(moved(pair, &before.map, &after.map, was, is));
                 }
-                if let Some(change) = change(was, is, exact) {
+                if let Some(change) = change(was, is, exact).filter(|_| !foreign) {
                     each(RegionChange { change, before: told(was), after: told(is) });
                 }
                 match (was, is) {
