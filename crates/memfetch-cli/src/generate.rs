@@ -67,7 +67,7 @@ mod tests {
     fn every_command_has_a_page_with_examples() {
         let pages = pages().unwrap();
         let names: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["memfetch", "memfetch-snap", "memfetch-maps", "memfetch-verify"]);
+        assert_eq!(names, ["memfetch", "memfetch-snap", "memfetch-maps", "memfetch-diff", "memfetch-verify"]);
         for (name, page) in &pages {
             let text = String::from_utf8(page.clone()).unwrap();
             assert!(text.contains(".TH ") && text.contains("Examples:"), "{name}: {text}");
@@ -80,7 +80,7 @@ mod tests {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "memfetch", &mut text);
             let text = String::from_utf8(text).unwrap();
-            assert!(["snap", "maps", "verify"].iter().all(|name| text.contains(name)), "{shell}");
+            assert!(["snap", "maps", "diff", "verify"].iter().all(|name| text.contains(name)), "{shell}");
         }
     }
 }

@@ -77,6 +77,15 @@ pub enum Command {
     /// stable storage. Pages that were never touched are holes in it. A page that was wanted and could not be read
     /// is a gap: it is listed in the core and in the summary, and makes the exit code 3.
     Snap(SnapArgs),
+    /// List the mappings of a process or an image, and the states of their pages
+    ///
+    /// The page states are known without touching a page. RESIDENT (RES in a narrow terminal) is in RAM; it is
+    /// DIRTY + SHARED. DIRTY are pages of private mappings with bytes of their own. SHARED are pages of shared
+    /// mappings, and pages that are identical to the file behind them. SWAPPED is in swap.
+    ///
+    /// Of an image RESIDENT is what is saved. Only a core of memfetch tells which pages of a file mapping were
+    /// written: of another's they count as SHARED.
+    Maps(MapsArgs),
     /// Tell what differs between two sources
     ///
     /// Mappings that came, went, grew, shrank or changed their permissions come first, then the bytes that changed:
@@ -89,15 +98,6 @@ pub enum Command {
     /// at different addresses: then mappings are brought together by what they are of and how they lie, and the
     /// addresses of both sides are shown.
     Diff(DiffArgs),
-    /// List the mappings of a process or an image, and the states of their pages
-    ///
-    /// The page states are known without touching a page. RESIDENT (RES in a narrow terminal) is in RAM; it is
-    /// DIRTY + SHARED. DIRTY are pages of private mappings with bytes of their own. SHARED are pages of shared
-    /// mappings, and pages that are identical to the file behind them. SWAPPED is in swap.
-    ///
-    /// Of an image RESIDENT is what is saved. Only a core of memfetch tells which pages of a file mapping were
-    /// written: of another's they count as SHARED.
-    Maps(MapsArgs),
     /// Tell whether an image is whole and unaltered
     ///
     /// A core of memfetch ends with digests of all that was written, so that a change of any byte is found and told
