@@ -3,6 +3,7 @@
 //! Standard output carries data, standard error all else.
 
 mod args;
+mod changes;
 mod commands;
 mod coverage;
 mod ending;
@@ -51,6 +52,7 @@ fn run(args: Args) -> Result<Ending, Failure> {
     match args.command {
         Some(Command::Snap(args)) => commands::snap::run(&plan::Snap::new(args)?),
         Some(Command::Find(args)) => commands::find::run(&plan::Find::new(args)?),
+        Some(Command::Diff(args)) => commands::diff::run(&plan::Diff::new(args)),
         Some(Command::Maps(args)) => commands::maps::run(&plan::Maps::new(args)),
         Some(Command::Recv(args)) => commands::recv::run(&plan::Recv::new(args)),
         Some(Command::Read(args)) => commands::read::run(&plan::Read::new(args)?),

@@ -52,6 +52,16 @@ pub trait Source: Memory + PageSource {
         Ok((self.regions()?, self.pages(Span::ALL)?))
     }
 
+    /// Whether this is a process that runs on this machine, whose page states tell of now.
+    fn is_live(&self) -> bool {
+        false
+    }
+
+    /// Whether the regions are all that the process had, with their names, offsets and permissions.
+    fn has_exact_map(&self) -> bool {
+        true
+    }
+
     /// How long a read may take before it counts as one that never comes back; `None` waits for ever.
     fn time_limit(&self) -> Option<Duration> {
         None

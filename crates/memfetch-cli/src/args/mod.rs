@@ -1,6 +1,7 @@
 //! The arguments as they are typed: flags and their words, nothing resolved. What they mean is in
 //! [`plan`](crate::plan).
 
+mod diff;
 mod find;
 pub mod gcore;
 mod maps;
@@ -17,6 +18,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum, Valu
 use clap_complete::Shell;
 use memfetch::Selector;
 
+pub use diff::DiffArgs;
 pub use find::FindArgs;
 pub use maps::MapsArgs;
 pub use read::{OrderWord, ReadArgs};
@@ -46,12 +48,14 @@ Examples:
   memfetch read 1234 heap           a hexdump of the start of its heap
   memfetch strings -n 8 1234        the text that it holds
   memfetch verify *.core            whole, and unaltered?
+  memfetch diff before.core 1234    what changed since
 
 Called by the name `gcore` (a link to it), it takes the arguments of gdb's script: gcore [-a] [-o PREFIX] PID...
 
 Exit codes:
   0  done
-  1  nothing found, or different (verify: altered or incomplete; maps: incomplete)
+  1  nothing found, or different (verify: altered or incomplete; maps: incomplete;
+     diff: different)
   2  error
   3  done with gaps: something that was wanted could not be read
 
@@ -121,6 +125,18 @@ pub enum Command {
     /// Looked for is UTF-8, which has ASCII in it, and UTF-16 as Windows, Java and JavaScript have it (-e says
     /// otherwise). Pages that were never touched are not read; at the end it is told what was read and what was not.
     Strings(StringsArgs),
+    /// Tell what differs between two sources
+    ///
+    /// Mappings that came, went, grew, shrank or changed their permissions come first, then the bytes that changed:
+    /// the lines of a hexdump from A with -, and from B with +. Of each mapping the first changes are shown.
+    ///
+    /// Memory that was never touched is equal without being read. What one side cannot give is neither equal nor
+    /// different: it is counted, with its cause. What an image was not made to have is counted apart.
+    ///
+    /// Of one process at two times the bytes at equal addresses are compared. Two runs of a program have their parts
+    /// at different addresses: then mappings are brought together by what they are of and how they lie, and the
+    /// addresses of both sides are shown.
+    Diff(DiffArgs),
     /// Tell whether an image is whole and unaltered
     ///
     /// A core of memfetch ends with digests of all that was written, and the index of a region directory holds them, so

@@ -1,5 +1,6 @@
 //! The commands: each carries out a plan and tells how it ended.
 
+pub mod diff;
 pub mod find;
 pub mod gcore;
 pub mod maps;

@@ -1,5 +1,6 @@
 //! Plans: the arguments with everything resolved that can be known before the work begins.
 
+mod diff;
 mod find;
 mod maps;
 mod read;
@@ -12,6 +13,7 @@ use memfetch::{Selection, Touch};
 
 use crate::args::{SelectionArgs, TouchWord};
 
+pub use diff::{ChangeView, Diff};
 pub use find::{Find, Report, RuleFiles, Wanted};
 pub use maps::{Layout, Maps};
 pub use read::{Read, View};

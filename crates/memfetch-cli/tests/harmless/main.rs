@@ -4,6 +4,7 @@
 //! Times and sizes are printed (`--nocapture`), and nothing is asserted about times.
 
 mod churn;
+mod compared;
 mod crowds;
 mod files;
 mod forked;

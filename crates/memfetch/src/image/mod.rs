@@ -60,6 +60,9 @@ pub struct Image {
     parts: Arc<Parts>,
 }
 
+/// A read of so many bytes is part of a way through all of it.
+const LARGE: usize = 64 << 10;
+
 /// What an image is made of; handles of it share this.
 #[derive(Debug)]
 struct Parts {
@@ -290,10 +293,19 @@ impl Memory for Image {
     }
 
     fn read_at(&self, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        self.read_by(Store::read_at, at, buf)
+    }
+}
+
+/// How a store is read.
+type StoreRead = fn(&Store, u64, &mut [u8]) -> std::io::Result<usize>;
+
+impl Image {
+    fn read_by(&self, read: StoreRead, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
         let mut filled = 0;
         while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             let here = at.checked_add(filled as u64).ok_or(Cause::NotMapped);
-            match here.and_then(|here| self.read_run(here, rest)) {
+            match here.and_then(|here| self.read_run(read, here, rest)) {
                 Ok(read) => filled = filled.saturating_add(read),
                 Err(cause) if filled == 0 => return Err(ReadError::fault(at, cause)),
                 Err(_) => break,
@@ -301,11 +313,9 @@ impl Memory for Image {
         }
         Ok(filled)
     }
-}
 
-impl Image {
     /// Reads from one run of pages and one segment.
-    fn read_run(&self, at: Address, buf: &mut [u8]) -> Result<usize, Cause> {
+    fn read_run(&self, read: StoreRead, at: Address, buf: &mut [u8]) -> Result<usize, Cause> {
         let run = self.parts.pages.at(at).ok_or(Cause::NotMapped)?;
         if let Some(cause) = run.state.refusal() {
             return Err(cause);
@@ -320,7 +330,7 @@ impl Image {
         let segment = elf::at(&self.parts.segments, at).ok_or(Cause::NotSaved)?;
         let offset = segment.offset_of(at).ok_or(Cause::Truncated)?;
         let part = buf.get_mut(..wanted.min(up_to(segment.span.end()))).ok_or(Cause::NotSaved)?;
-        match self.parts.store.read_at(offset, part) {
+        match read(&self.parts.store, offset, part) {
             // The file was cut short after it was opened.
             Ok(0) => Err(Cause::Truncated),
             Ok(read) => Ok(read),
@@ -332,8 +342,10 @@ impl Image {
 }
 
 impl PageSource for Image {
+    /// What goes through whole images leaves the page cache as it was; what reads a few bytes may come back for more.
     fn fetch(&self, _: &Region, _: PageState, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
-        self.read_at(at, buf)
+        let is_large = buf.len() >= LARGE;
+        self.read_by(if is_large { Store::read_once_at } else { Store::read_at }, at, buf)
     }
 
     fn touch(&self, _: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
@@ -355,6 +367,10 @@ impl Source for Image {
         let mapped = region.file().filter(|file| file.kind == FileKind::Regular && !file.deleted)?;
         let file = NamedFile::open(Path::new(&mapped.path))?;
         Some(FileBehind { file: Arc::new(file), is_certain: false })
+    }
+
+    fn has_exact_map(&self) -> bool {
+        self.parts.completeness == Completeness::Complete
     }
 }
 

@@ -5,17 +5,22 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::directory::Files;
 use crate::error::{Error, FormatError};
 
+/// `RWF_DONTCACHE` of linux/fs.h, since Linux 6.14: what the read brings into the page cache leaves it again.
+const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
 /// Where the bytes of an image are: a file that is held open, or memory.
 #[derive(Debug)]
 pub(super) enum Store {
-    /// A regular file, and its length when it was opened.
-    File { file: File, len: u64 },
+    /// A regular file, its length when it was opened, and whether reads cannot but leave it in the page cache.
+    File { file: File, len: u64, keeps_cache: AtomicBool },
     /// Bytes that are in memory already.
     Memory(Vec<u8>),
     /// The files of a region directory.
@@ -35,13 +40,18 @@ impl Store {
         if !metadata.is_file() {
             return Err(Error::Format { path: path.to_owned(), source: FormatError::NotACore });
         }
-        Ok(Self::File { file, len: metadata.len() })
+        Ok(Self::of_length(file, metadata.len()))
     }
 
     /// A regular file that is open.
     pub(super) fn of_file(file: File) -> Result<Self, FormatError> {
         let len = file.metadata().map_err(FormatError::Io)?.len();
-        Ok(Self::File { file, len })
+        Ok(Self::of_length(file, len))
+    }
+
+    /// A regular file that is open, as far as this length.
+    pub(super) const fn of_length(file: File, len: u64) -> Self {
+        Self::File { file, len, keeps_cache: AtomicBool::new(false) }
     }
 
     /// How many bytes there are.
@@ -68,6 +78,25 @@ impl Store {
             }
         };
         read_file(file, offset, buf)
+    }
+
+    /// Reads as [`Store::read_at`] does what is read once, in large parts: what it brings into the page cache leaves it
+    /// again, where the kernel and the file system can do that.
+    pub(super) fn read_once_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if let Self::File { file, keeps_cache, .. } = self
+            && !keeps_cache.load(Ordering::Relaxed)
+            && i64::try_from(offset).is_ok()
+        {
+            match rustix::io::preadv2(file, &mut [io::IoSliceMut::new(buf)], offset, DONTCACHE) {
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                    keeps_cache.store(true, Ordering::Relaxed)
+                }
+                // A part is what the caller has to expect of any read; an error is met again below.
+                Ok(read) => return Ok(read),
+                Err(_) => {}
+            }
+        }
+        self.read_at(offset, buf)
     }
 
     /// Exactly `wanted` bytes from `offset` on, or `None` where the store ends before.
@@ -97,7 +126,7 @@ impl Store {
                 let end = rustix::fs::seek(file, SeekFrom::Hole(start)).unwrap_or(range.end);
                 Some(start..end.clamp(start.saturating_add(1), range.end))
             }
-            Ok(_) | Err(rustix::io::Errno::NXIO) => None,
+            Ok(_) | Err(Errno::NXIO) => None,
             // A file system that knows no holes has data everywhere.
             Err(_) => Some(range),
         }

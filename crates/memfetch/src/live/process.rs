@@ -244,6 +244,10 @@ impl Source for Process {
         })?
     }
 
+    fn is_live(&self) -> bool {
+        true
+    }
+
     fn time_limit(&self) -> Option<Duration> {
         self.limit
     }

@@ -5,6 +5,8 @@
 //! asked for. Each says what it could not look at.
 
 pub mod atlas;
+mod crew;
+pub mod diff;
 pub mod dump;
 pub mod find;
 pub mod literal;

@@ -78,7 +78,7 @@ impl Opened {
         told: &mut dyn FnMut(u64),
     ) -> Result<(), FormatError> {
         let file = self.files.open(&member.name).map_err(FormatError::Io)?;
-        let store = Store::File { file, len: member.length };
+        let store = Store::of_length(file, member.length);
         let extents = extents(entry);
         let mut digests = Vec::new();
         let mut block = BlockHasher::new();

@@ -31,7 +31,6 @@ pub(super) struct Piece {
 /// What one chunk is to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Order {
-    pub index: u64,
     pub pieces: Vec<Piece>,
 }
 
@@ -215,13 +214,12 @@ pub(super) struct Cutter {
     /// What of the present stretch's cores is not ordered: a part of it, and the whole.
     rest: Span,
     stretch: Span,
-    index: u64,
 }
 
 impl Cutter {
     pub(super) const fn new(cut: Cut) -> Self {
         let nothing = Span::empty_at(Address::ZERO);
-        Self { cut, next_run: 0, rest: nothing, stretch: nothing, index: 0 }
+        Self { cut, next_run: 0, rest: nothing, stretch: nothing }
     }
 
     /// The next order.
@@ -244,9 +242,7 @@ impl Cutter {
         if pieces.is_empty() {
             return None;
         }
-        let order = Order { index: self.index, pieces };
-        self.index += 1;
-        Some(order)
+        Some(Order { pieces })
     }
 
     fn piece(&self, core: Span) -> Piece {

@@ -20,7 +20,6 @@
 //! after several of those the source counts as lost.
 
 mod chunk;
-mod crew;
 mod survey;
 
 use std::ops::ControlFlow;
@@ -29,9 +28,12 @@ use std::sync::Arc;
 pub use chunk::{Chunk, Segment};
 pub use survey::{Coverage, Left, Scope, Survey};
 
-use self::chunk::Cut;
+use self::chunk::{Cut, Cutter, Order};
+pub(super) use self::survey::{Fate, fate};
+use super::crew::{self, Job, Taker, Watched};
 use crate::error::Error;
-use crate::source::Source;
+use crate::memory::Cause;
+use crate::source::{RunReader, Source};
 
 /// So much of a stretch is in one chunk: what fits into a core's own cache together with what looks at it.
 const CORE: u64 = 256 << 10;
@@ -106,7 +108,74 @@ impl Sweep {
         look: impl Fn(&Chunk) -> T + Send + Sync + 'static,
         each: impl FnMut(&Chunk, T) -> ControlFlow<()>,
     ) -> Swept {
-        let cut = Cut { core: self.core, behind: self.behind, ahead: self.ahead };
-        crew::run(source, survey, cut, self.threads, Arc::new(look), each)
+        let cutter = Cutter::new(Cut { core: self.core, behind: self.behind, ahead: self.ahead });
+        let before = source.left_in_ram();
+        let mut taker = Counting { coverage: survey.coverage.clone(), each };
+        let job = Looking { source: source.handle(), page_size: source.platform().page_size, survey, look };
+        let result = crew::run(job, cutter, self.threads, source.time_limit(), &mut taker);
+        let result = result.and_then(|()| source.check());
+        let mut coverage = taker.coverage;
+        coverage.gaps.sort();
+        coverage.left_in_ram_bytes = source.left_in_ram().saturating_sub(before);
+        Swept { coverage, result }
+    }
+}
+
+/// What the threads of a sweep do.
+struct Looking<L> {
+    source: Arc<dyn Source>,
+    page_size: u64,
+    survey: Survey,
+    look: L,
+}
+
+impl<T: Send + 'static, L: Fn(&Chunk) -> T + Send + Sync + 'static> Job for Looking<L> {
+    type Cutter = Cutter;
+    type Order = Order;
+    type Chunk = Chunk;
+    type Found = T;
+
+    fn cut(&self, cutter: &mut Cutter) -> Option<Order> {
+        cutter.next(&self.survey.runs)
+    }
+
+    fn fill(&self, order: &Order, chunk: &mut Chunk, watched: &Watched<'_>) -> Result<(), Error> {
+        let reader = RunReader {
+            source: self.source.as_ref(),
+            map: &self.survey.map,
+            touch: self.survey.touch,
+            page_size: self.page_size,
+            cancelled: watched.cancelled,
+            beat: watched.beat,
+        };
+        chunk.fill(order, &self.survey, &reader)
+    }
+
+    fn look(&self, chunk: &Chunk) -> T {
+        (self.look)(chunk)
+    }
+}
+
+/// Takes the chunks of a sweep, and counts what they came to.
+struct Counting<E> {
+    coverage: Coverage,
+    each: E,
+}
+
+impl<T, L, E> Taker<Looking<L>> for Counting<E>
+where
+    T: Send + 'static,
+    L: Fn(&Chunk) -> T + Send + Sync + 'static,
+    E: FnMut(&Chunk, T) -> ControlFlow<()>,
+{
+    fn take(&mut self, chunk: &Chunk, found: T) -> ControlFlow<()> {
+        chunk.count(&mut self.coverage);
+        (self.each)(chunk, found)
+    }
+
+    fn lost(&mut self, order: &Order) {
+        for piece in &order.pieces {
+            self.coverage.gaps.push(piece.core, Cause::TimedOut);
+        }
     }
 }

@@ -69,7 +69,7 @@ pub struct Survey {
 }
 
 /// What becomes of a page.
-enum Fate {
+pub(in crate::query) enum Fate {
     Read,
     Zero,
     Left(fn(&mut Left) -> &mut u64),
@@ -141,7 +141,8 @@ impl Survey {
     }
 }
 
-fn fate(region: &Region, state: PageState, touch: Touch) -> Fate {
+/// What becomes of a page in this state.
+pub(in crate::query) fn fate(region: &Region, state: PageState, touch: Touch) -> Fate {
     match state {
         PageState::Absent | PageState::Zero => Fate::Zero,
         PageState::Resident | PageState::FileResident => Fate::Read,

@@ -1,4 +1,6 @@
 //! Threads that read chunks and look at them, and the one that takes what they found, in order.
+//!
+//! What a chunk is, how it is read and what is looked for is the [`Job`]'s; what becomes of it the [`Taker`]'s.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -7,12 +9,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Swept;
-use super::chunk::{Chunk, Cut, Cutter, Order};
-use super::survey::Survey;
 use crate::error::Error;
-use crate::memory::Cause;
-use crate::source::{Heartbeat, RunReader, Source};
+use crate::source::Heartbeat;
 
 /// So often somebody looks whether a thread is stuck.
 const WATCH: Duration = Duration::from_millis(50);
@@ -21,40 +19,84 @@ const MAX_STUCK: usize = 8;
 /// For so long the threads may take over the chunks that they have, once the source is lost.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// What the threads of one sweep share.
-struct Shared<L> {
-    source: Arc<dyn Source>,
-    survey: Survey,
-    page_size: u64,
-    look: Arc<L>,
-    queue: Mutex<Queue>,
+/// What the threads do.
+pub(super) trait Job: Send + Sync + 'static {
+    /// Where the orders come from.
+    type Cutter: Send + 'static;
+    /// What one chunk is to hold.
+    type Order: Clone + Send + 'static;
+    /// Memory that was read. A default one is empty, and grows to what its first order needs.
+    type Chunk: Default + Send + 'static;
+    /// What was found in it.
+    type Found: Send + 'static;
+
+    /// The next order, one after the other.
+    fn cut(&self, cutter: &mut Self::Cutter) -> Option<Self::Order>;
+
+    /// Reads what is ordered in place of what was there.
+    fn fill(&self, order: &Self::Order, chunk: &mut Self::Chunk, watched: &Watched<'_>) -> Result<(), Error>;
+
+    /// Looks at what was read.
+    fn look(&self, chunk: &Self::Chunk) -> Self::Found;
+}
+
+/// Who takes the chunks, in the order in which they were cut, on the caller's thread.
+pub(super) trait Taker<J: Job> {
+    /// A chunk, and what was found in it.
+    fn take(&mut self, chunk: &J::Chunk, found: J::Found) -> ControlFlow<()>;
+
+    /// A chunk whose reading did not come back.
+    fn lost(&mut self, order: &J::Order);
+}
+
+/// How a reading thread is watched.
+#[derive(Clone, Copy)]
+pub(super) struct Watched<'a> {
+    /// Set when the work is given up.
+    pub cancelled: &'a AtomicBool,
+    pub beat: &'a Heartbeat,
+}
+
+/// What the threads of one crew share.
+struct Shared<J: Job> {
+    job: J,
+    queue: Mutex<Queue<J>>,
     /// A buffer came back, or the end has come.
     changed: Condvar,
     cancelled: AtomicBool,
 }
 
-struct Queue {
-    cutter: Cutter,
+struct Queue<J: Job> {
+    cutter: J::Cutter,
+    /// The number of the next order.
+    next: u64,
     /// Buffers that may be filled. Who has none waits: so much is under way at once and no more.
-    buffers: Vec<Chunk>,
+    buffers: Vec<J::Chunk>,
 }
 
-impl<L> Shared<L> {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+/// An order and its number.
+type Numbered<J> = (u64, <J as Job>::Order);
+
+impl<J: Job> Shared<J> {
+    fn queue(&self) -> MutexGuard<'_, Queue<J>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next order and a buffer for it. Both are taken together, so that the lowest chunk that is not delivered is
     /// always one that some thread has.
-    fn take(&self) -> Option<(Order, Chunk)> {
+    fn take(&self) -> Option<(Numbered<J>, J::Chunk)> {
         let mut queue = self.queue();
         loop {
             if self.cancelled.load(Ordering::Relaxed) {
                 return None;
             }
             if let Some(buffer) = queue.buffers.pop() {
-                return match queue.cutter.next(&self.survey.runs) {
-                    Some(order) => Some((order, buffer)),
+                return match self.job.cut(&mut queue.cutter) {
+                    Some(order) => {
+                        let index = queue.next;
+                        queue.next += 1;
+                        Some(((index, order), buffer))
+                    }
                     None => {
                         queue.buffers.push(buffer);
                         None
@@ -65,7 +107,7 @@ impl<L> Shared<L> {
         }
     }
 
-    fn give_back(&self, buffer: Chunk) {
+    fn give_back(&self, buffer: J::Chunk) {
         self.queue().buffers.push(buffer);
         self.changed.notify_one();
     }
@@ -78,11 +120,11 @@ impl<L> Shared<L> {
     }
 }
 
-enum Event<T> {
+enum Event<J: Job> {
     Done {
         index: u64,
-        chunk: Chunk,
-        found: T,
+        chunk: J::Chunk,
+        found: J::Found,
     },
     Failed {
         index: u64,
@@ -95,87 +137,67 @@ enum Event<T> {
 }
 
 /// A thread, as the one that watches sees it.
-struct Worker {
+struct Worker<J: Job> {
     beat: Arc<Heartbeat>,
     /// What it is at.
-    order: Arc<Mutex<Option<Order>>>,
+    order: Arc<Mutex<Option<Numbered<J>>>>,
     gone: bool,
 }
 
-/// Cancels the sweep whichever way its function is left.
-struct Cancel<'a, L>(&'a Shared<L>);
+/// Cancels the work whichever way its function is left.
+struct Cancel<'a, J: Job>(&'a Shared<J>);
 
-impl<L> Drop for Cancel<'_, L> {
+impl<J: Job> Drop for Cancel<'_, J> {
     fn drop(&mut self) {
         self.0.cancel();
     }
 }
 
-pub(super) fn run<T, L>(
-    source: &dyn Source,
-    survey: Survey,
-    cut: Cut,
+/// Has `job` done by so many threads, a read of which may take until `limit`.
+pub(super) fn run<J: Job>(
+    job: J,
+    cutter: J::Cutter,
     threads: usize,
-    look: Arc<L>,
-    each: impl FnMut(&Chunk, T) -> ControlFlow<()>,
-) -> Swept
-where
-    T: Send + 'static,
-    L: Fn(&Chunk) -> T + Send + Sync + 'static,
-{
-    let before = source.left_in_ram();
-    let mut coverage = survey.coverage.clone();
-    let buffers = (0..2 * threads + 1).map(|_| Chunk::default()).collect();
+    limit: Option<Duration>,
+    taker: &mut impl Taker<J>,
+) -> Result<(), Error> {
+    let buffers = (0..2 * threads + 1).map(|_| J::Chunk::default()).collect();
     let shared = Arc::new(Shared {
-        source: source.handle(),
-        page_size: source.platform().page_size,
-        survey,
-        look,
-        queue: Mutex::new(Queue { cutter: Cutter::new(cut), buffers }),
+        job,
+        queue: Mutex::new(Queue { cutter, next: 0, buffers }),
         changed: Condvar::new(),
         cancelled: AtomicBool::new(false),
     });
     let _cancel = Cancel(&shared);
-    let (events, inbox) = channel();
-    let mut delivery =
-        Delivery { coverage: &mut coverage, each, waiting: BTreeMap::new(), next: 0, over: false };
-    let result = supervise(&shared, threads, source.time_limit(), (events, inbox), &mut delivery);
-    let result = result.and_then(|()| source.check());
-    coverage.gaps.sort();
-    coverage.left_in_ram_bytes = source.left_in_ram().saturating_sub(before);
-    Swept { coverage, result }
+    let mut delivery = Delivery { taker, waiting: BTreeMap::new(), next: 0, over: false };
+    supervise(&shared, threads, limit, channel(), &mut delivery)
 }
 
 /// Starts the threads, and takes what they send until all is delivered.
-fn supervise<T, L, E>(
-    shared: &Arc<Shared<L>>,
+fn supervise<J: Job, T: Taker<J>>(
+    shared: &Arc<Shared<J>>,
     threads: usize,
     limit: Option<Duration>,
-    (events, inbox): (Sender<Event<T>>, Receiver<Event<T>>),
-    delivery: &mut Delivery<'_, T, E>,
-) -> Result<(), Error>
-where
-    T: Send + 'static,
-    L: Fn(&Chunk) -> T + Send + Sync + 'static,
-    E: FnMut(&Chunk, T) -> ControlFlow<()>,
-{
-    let mut workers = Vec::new();
+    (events, inbox): (Sender<Event<J>>, Receiver<Event<J>>),
+    delivery: &mut Delivery<'_, J, T>,
+) -> Result<(), Error> {
+    let mut workers: Vec<Worker<J>> = Vec::new();
     for _ in 0..threads {
         workers.push(start(shared, workers.len(), &events)?);
     }
     let mut failed: Option<Error> = None;
     let mut stuck = 0;
-    while workers.iter().any(|worker: &Worker| !worker.gone) {
+    while workers.iter().any(|worker| !worker.gone) {
         let wait = if failed.is_some() { LAST_WORDS } else { WATCH };
         match inbox.recv_timeout(wait) {
             Ok(Event::Done { index, chunk, found }) => {
-                delivery.settle(index, Some((chunk, found)), |chunk| shared.give_back(chunk));
+                delivery.settle(index, Outcome::Done(chunk, found), |chunk| shared.give_back(chunk));
                 if delivery.over {
                     return Ok(());
                 }
             }
             Ok(Event::Failed { index, error }) => {
-                delivery.settle(index, None, |chunk| shared.give_back(chunk));
+                delivery.settle(index, Outcome::Failed, |chunk| shared.give_back(chunk));
                 failed.get_or_insert(error);
                 // The others may have found something, and are let finish what they have.
                 shared.cancel();
@@ -197,16 +219,14 @@ where
             }
             worker.gone = true;
             let order = worker.order.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(order) = order {
-                for piece in &order.pieces {
-                    delivery.coverage.gaps.push(piece.core, Cause::TimedOut);
-                }
+            if let Some((index, order)) = order {
                 // Its buffer is lost with it, and another takes its place.
-                delivery.settle(order.index, None, |chunk| shared.give_back(chunk));
-                shared.give_back(Chunk::default());
+                delivery.settle(index, Outcome::Lost(order), |chunk| shared.give_back(chunk));
+                shared.give_back(J::Chunk::default());
             }
             stuck += 1;
             if stuck >= MAX_STUCK {
+                delivery.flush();
                 let source = std::io::ErrorKind::TimedOut.into();
                 return Err(Error::Os { action: "read the memory".to_owned(), source });
             }
@@ -217,28 +237,34 @@ where
     failed.map_or(Ok(()), Err)
 }
 
+/// What became of an order.
+enum Outcome<J: Job> {
+    Done(J::Chunk, J::Found),
+    Lost(J::Order),
+    /// The source is lost, and with it all that follows.
+    Failed,
+}
+
 /// What has come, and what of it is delivered.
-struct Delivery<'a, T, E> {
-    coverage: &'a mut super::Coverage,
-    each: E,
-    waiting: BTreeMap<u64, Option<(Chunk, T)>>,
+struct Delivery<'a, J: Job, T> {
+    taker: &'a mut T,
+    waiting: BTreeMap<u64, Outcome<J>>,
     next: u64,
     /// Whether the caller has enough.
     over: bool,
 }
 
-impl<T, E: FnMut(&Chunk, T) -> ControlFlow<()>> Delivery<'_, T, E> {
-    /// Notes what a chunk came to, and delivers all that is in order now.
-    fn settle(&mut self, index: u64, result: Option<(Chunk, T)>, mut give_back: impl FnMut(Chunk)) {
-        // A thread that was given up on may come back in the end; its chunk has been told of as a gap.
+impl<J: Job, T: Taker<J>> Delivery<'_, J, T> {
+    /// Notes what became of an order, and delivers all that is in order now.
+    fn settle(&mut self, index: u64, outcome: Outcome<J>, mut give_back: impl FnMut(J::Chunk)) {
+        // A thread that was given up on may come back in the end; its chunk has been told of as lost.
         if index < self.next || self.waiting.contains_key(&index) {
             return;
         }
-        self.waiting.insert(index, result);
-        while let Some(entry) = self.waiting.remove(&self.next) {
+        self.waiting.insert(index, outcome);
+        while let Some(outcome) = self.waiting.remove(&self.next) {
             self.next += 1;
-            if let Some((chunk, found)) = entry {
-                self.deliver(&chunk, found);
+            if let Some(chunk) = self.deliver(outcome) {
                 give_back(chunk);
             }
         }
@@ -246,25 +272,36 @@ impl<T, E: FnMut(&Chunk, T) -> ControlFlow<()>> Delivery<'_, T, E> {
 
     /// Delivers what is left once nothing more can come, though something before it is missing.
     fn flush(&mut self) {
-        for (chunk, found) in std::mem::take(&mut self.waiting).into_values().flatten() {
-            self.deliver(&chunk, found);
+        for outcome in std::mem::take(&mut self.waiting).into_values() {
+            self.deliver(outcome);
         }
     }
 
-    fn deliver(&mut self, chunk: &Chunk, found: T) {
-        if self.over {
-            return;
+    /// Delivers, and returns the buffer.
+    fn deliver(&mut self, outcome: Outcome<J>) -> Option<J::Chunk> {
+        match outcome {
+            Outcome::Done(chunk, found) => {
+                if !self.over {
+                    self.over = self.taker.take(&chunk, found).is_break();
+                }
+                Some(chunk)
+            }
+            Outcome::Lost(order) => {
+                if !self.over {
+                    self.taker.lost(&order);
+                }
+                None
+            }
+            Outcome::Failed => None,
         }
-        chunk.count(self.coverage);
-        self.over = (self.each)(chunk, found).is_break();
     }
 }
 
-fn start<T, L>(shared: &Arc<Shared<L>>, number: usize, events: &Sender<Event<T>>) -> Result<Worker, Error>
-where
-    T: Send + 'static,
-    L: Fn(&Chunk) -> T + Send + Sync + 'static,
-{
+fn start<J: Job>(
+    shared: &Arc<Shared<J>>,
+    number: usize,
+    events: &Sender<Event<J>>,
+) -> Result<Worker<J>, Error> {
     let beat = Arc::new(Heartbeat::new());
     let order = Arc::new(Mutex::new(None));
     let worker = Worker { beat: Arc::clone(&beat), order: Arc::clone(&order), gone: false };
@@ -280,24 +317,16 @@ where
     Ok(worker)
 }
 
-fn work<T, L: Fn(&Chunk) -> T>(
-    shared: &Shared<L>,
+fn work<J: Job>(
+    shared: &Shared<J>,
     beat: &Heartbeat,
-    at: &Mutex<Option<Order>>,
-    events: &Sender<Event<T>>,
+    at: &Mutex<Option<Numbered<J>>>,
+    events: &Sender<Event<J>>,
 ) {
-    let reader = RunReader {
-        source: shared.source.as_ref(),
-        map: &shared.survey.map,
-        touch: shared.survey.touch,
-        page_size: shared.page_size,
-        cancelled: &shared.cancelled,
-        beat,
-    };
-    while let Some((order, mut chunk)) = shared.take() {
-        let index = order.index;
-        *at.lock().unwrap_or_else(PoisonError::into_inner) = Some(order.clone());
-        let filled = chunk.fill(&order, &shared.survey, &reader);
+    let watched = Watched { cancelled: &shared.cancelled, beat };
+    while let Some(((index, order), mut chunk)) = shared.take() {
+        *at.lock().unwrap_or_else(PoisonError::into_inner) = Some((index, order.clone()));
+        let filled = shared.job.fill(&order, &mut chunk, &watched);
         // Whoever took the order away has given up on this thread.
         if at.lock().unwrap_or_else(PoisonError::into_inner).take().is_none() {
             return;
@@ -305,7 +334,7 @@ fn work<T, L: Fn(&Chunk) -> T>(
         let event = match filled {
             // Half a chunk is none.
             Ok(()) if shared.cancelled.load(Ordering::Relaxed) => return,
-            Ok(()) => Event::Done { index, found: (shared.look)(&chunk), chunk },
+            Ok(()) => Event::Done { index, found: shared.job.look(&chunk), chunk },
             Err(error) => Event::Failed { index, error },
         };
         if events.send(event).is_err() {
