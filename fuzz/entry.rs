@@ -7,12 +7,15 @@ use memfetch::image::directory::index::{Ending, Index};
 use memfetch::image::trailer::Trailer;
 use memfetch::image::verify::verify_bytes;
 use memfetch::query::atlas::Atlas;
+use memfetch::query::find::{Encoding, Pattern, Search};
+use memfetch::query::literal::encode;
 use memfetch::query::place::Where;
 use memfetch::query::symbols::{self, Symbols};
+use memfetch::query::values::Type;
 use memfetch::source::{FileBehind, ReadFile};
 use memfetch::{
-    Address, Error, Image, Memory, PageRuns, PageSource, PageState, Platform, ReadError, Region, RegionMap,
-    Source, Span, Threads, Touch, maps as text,
+    Address, ByteOrder, Error, Image, Memory, PageRuns, PageSource, PageState, Platform, ReadError, Region,
+    RegionMap, Selector, Source, Span, Threads, Touch, maps as text,
 };
 
 /// The text of `/proc/PID/maps`: what was understood is printed so that it is understood again.
@@ -193,5 +196,32 @@ pub fn index(bytes: &[u8]) {
         assert!(files.into_iter().all(|file| is_plain(&file.name)));
         let again = Index::decode(&index.encode()).expect("what is written is an index");
         assert_eq!(again, Index { ending: Ending::Whole, ..index });
+    }
+}
+
+/// Patterns as they are typed, one a line: what is understood is found where it was put, and nowhere that it is not.
+pub fn pattern(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for line in text.lines().take(8) {
+        for order in [ByteOrder::Little, ByteOrder::Big] {
+            for (name, kind) in Type::NAMES {
+                if let Ok(bytes) = encode(kind, line, &Platform::X86_64, order) {
+                    assert!(kind.is_text() || bytes.len() as u64 == kind.unit(&Platform::X86_64), "{name}");
+                }
+            }
+        }
+        let texts = [Encoding::Utf8, Encoding::Utf16(ByteOrder::Little)];
+        let texts = texts.map(|encoding| Pattern::text(line, encoding, true));
+        let _ = line.parse::<Selector>();
+        for pattern in texts.into_iter().chain([Pattern::hex(line), Pattern::regex(line, false)]).flatten() {
+            let space = Mapped { bytes: Arc::new(bytes.to_vec()), has_file: false };
+            let Ok(found) = Search::new([pattern.clone()]).core(16).threads(1).over(&space) else { continue };
+            for hit in found {
+                let Pattern::Bytes { bytes: wanted, mask } = &pattern else { continue };
+                let start = (hit.at.get() - BASE) as usize;
+                let there = bytes[start..].iter().zip(wanted).zip(mask);
+                assert!(there.fold(0, |wrong, ((byte, wanted), mask)| wrong | (byte ^ wanted) & mask) == 0);
+            }
+        }
     }
 }

@@ -58,6 +58,11 @@ fn elf() {
 }
 
 #[test]
+fn pattern() {
+    run("pattern", entry::pattern);
+}
+
+#[test]
 fn index() {
     run("index", entry::index);
 }
@@ -174,6 +179,15 @@ fn write_seeds() {
         ("dots-in-name", "/tmp/a..b"),
     ] {
         write("place", name, words.as_bytes());
+    }
+    for (name, words) in [
+        ("hex", "de ad ?? e?\n00ff"),
+        ("regex", "[a-z]+@[a-z]{2,}\n(?i)k.y"),
+        ("text", "session: \u{c9}t\u{e9}"),
+        ("numbers", "-2\n0x4d2\n2.5"),
+        ("selectors", "heap\n0x1000..0x2000\n*.so*"),
+    ] {
+        write("pattern", name, words.as_bytes());
     }
     let [own, of_2002] = own_indices();
     write("index", "own", &own);
