@@ -202,6 +202,9 @@ pub fn index(bytes: &[u8]) {
 /// Patterns as they are typed, one a line: what is understood is found where it was put, and nowhere that it is not.
 pub fn pattern(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
+    // To the end of the page, as it is mapped.
+    let mut page = bytes.to_vec();
+    page.resize(bytes.len().max(1).next_multiple_of(4096), 0);
     for line in text.lines().take(8) {
         for order in [ByteOrder::Little, ByteOrder::Big] {
             for (name, kind) in Type::NAMES {
@@ -219,7 +222,7 @@ pub fn pattern(bytes: &[u8]) {
             for hit in found {
                 let Pattern::Bytes { bytes: wanted, mask } = &pattern else { continue };
                 let start = (hit.at.get() - BASE) as usize;
-                let there = bytes[start..].iter().zip(wanted).zip(mask);
+                let there = page[start..].iter().zip(wanted).zip(mask);
                 assert!(there.fold(0, |wrong, ((byte, wanted), mask)| wrong | (byte ^ wanted) & mask) == 0);
             }
         }

@@ -118,6 +118,7 @@ impl Read {
                 let layout = dump::Layout {
                     width: args.width.into(),
                     group: args.group.into(),
+                    styled: paint.is_on(),
                     ..dump::Layout::default()
                 };
                 View::Hex { layout, squeeze: !args.no_squeeze, paint }

@@ -13,7 +13,6 @@ mod reading;
 mod searching;
 mod shared;
 mod sparse;
-mod strings;
 mod swapped;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

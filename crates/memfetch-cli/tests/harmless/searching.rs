@@ -6,8 +6,9 @@ use memfetch_testkit::footprint::rollup;
 use super::*;
 
 /// What goes through all of the memory, and how it ends where there is nothing to be found.
-const COMMANDS: [(&[&str], i32); 2] = [
+const COMMANDS: [(&[&str], i32); 3] = [
     (&["find", "PID", "a text that is nowhere", "-e", "a.* text that is nowhere [0-9]+"], 1),
+    (&["strings", "PID", "-n", "100000"], 1),
     (
         &[
             "find",

@@ -81,6 +81,7 @@ pub struct Run {
 pub struct Line {
     text: String,
     runs: Vec<Run>,
+    styled: bool,
 }
 
 impl Line {
@@ -90,7 +91,7 @@ impl Line {
         &self.text
     }
 
-    /// Its parts in order, neighbours of one style joined.
+    /// Its parts in order, neighbours of one style joined; none, where the layout asked for no styles.
     pub fn parts(&self) -> impl Iterator<Item = (Run, &str)> {
         let mut start = 0;
         self.runs.iter().map(move |run| {
@@ -117,6 +118,9 @@ impl Line {
 
     /// What was added last has this style.
     fn end_run(&mut self, style: Style, marked: bool) {
+        if !self.styled {
+            return;
+        }
         let end = self.text.len();
         match self.runs.last_mut() {
             Some(last) if last.style == style && last.marked == marked => last.end = end,
@@ -150,12 +154,14 @@ pub struct Layout {
     pub characters: bool,
     /// The least digits of an address.
     pub digits: usize,
+    /// Whether lines tell the styles of their parts: what paints nothing is faster without.
+    pub styled: bool,
 }
 
 impl Default for Layout {
     /// That of `hexdump -C`, with addresses of 12 digits.
     fn default() -> Self {
-        Self { width: 16, group: 1, characters: true, digits: 12 }
+        Self { width: 16, group: 1, characters: true, digits: 12, styled: true }
     }
 }
 
@@ -174,6 +180,7 @@ impl Layout {
     /// of a cell whether it is marked.
     pub fn render(self, at: Address, cells: &[Cell], marked: impl Fn(usize) -> bool, line: &mut Line) {
         line.clear();
+        line.styled = self.styled;
         line.push_address(at, self.digits);
         line.push(Style::Blank, false, " ");
         let cell = |index: usize| cells.get(index).copied().unwrap_or(Cell::Outside);
