@@ -205,7 +205,7 @@ pub fn pattern(bytes: &[u8]) {
     // To the end of the page, as it is mapped.
     let mut page = bytes.to_vec();
     page.resize(bytes.len().max(1).next_multiple_of(4096), 0);
-    for line in text.lines().take(8) {
+    for (number, line) in text.lines().take(8).enumerate() {
         for order in [ByteOrder::Little, ByteOrder::Big] {
             for (name, kind) in Type::NAMES {
                 if let Ok(bytes) = encode(kind, line, &Platform::X86_64, order) {
@@ -216,7 +216,9 @@ pub fn pattern(bytes: &[u8]) {
         let texts = [Encoding::Utf8, Encoding::Utf16(ByteOrder::Little)];
         let texts = texts.map(|encoding| Pattern::text(line, encoding, true));
         let _ = line.parse::<Selector>();
-        for pattern in texts.into_iter().chain([Pattern::hex(line), Pattern::regex(line, false)]).flatten() {
+        let patterns = texts.into_iter().chain([Pattern::hex(line), Pattern::regex(line, false)]).flatten();
+        // To start threads takes far longer than to read a pattern.
+        for pattern in patterns.filter(|_| number == 0) {
             let space = Mapped { bytes: Arc::new(bytes.to_vec()), has_file: false };
             let Ok(found) = Search::new([pattern.clone()]).core(16).threads(1).over(&space) else { continue };
             for hit in found {
