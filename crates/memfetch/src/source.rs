@@ -125,11 +125,17 @@ pub(crate) struct Heartbeat {
     epoch: Instant,
     /// Milliseconds after `epoch`, plus one; 0 while it is not reading.
     since: AtomicU64,
+    /// When somebody looked last, likewise.
+    looked: AtomicU64,
 }
+
+/// Whoever watches looks several times a second. Where that long passed without a look, this whole process stood still
+/// (SIGSTOP, a debugger, a frozen cgroup), and what was not read meanwhile is not the target's fault.
+const STOOD_STILL: u64 = 1000;
 
 impl Heartbeat {
     pub(crate) fn new() -> Self {
-        Self { epoch: Instant::now(), since: AtomicU64::new(0) }
+        Self { epoch: Instant::now(), since: AtomicU64::new(0), looked: AtomicU64::new(0) }
     }
 
     /// A read begins.
@@ -143,12 +149,22 @@ impl Heartbeat {
         self.since.store(0, Ordering::Relaxed);
     }
 
-    /// For how long it has been in one and the same read.
+    /// For how long it has been in one and the same read, while this process ran.
     pub(crate) fn stuck_for(&self) -> Duration {
-        match self.since.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => self.epoch.elapsed().saturating_sub(Duration::from_millis(since - 1)),
+        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+        let looked = self.looked.swap(now, Ordering::Relaxed);
+        let since = self.since.load(Ordering::Relaxed);
+        if since == 0 {
+            return Duration::ZERO;
         }
+        let away = now.saturating_sub(looked.max(since));
+        if away > STOOD_STILL {
+            // Unless it has come back from that read meanwhile.
+            let later = since + away;
+            let _ = self.since.compare_exchange(since, later, Ordering::Relaxed, Ordering::Relaxed);
+            return Duration::from_millis(now.saturating_sub(later));
+        }
+        Duration::from_millis(now.saturating_sub(since))
     }
 }
 

@@ -211,6 +211,34 @@ fn what_begins_in_untouched_memory_is_found_and_what_lies_in_it_is_not() {
 }
 
 #[test]
+fn matches_that_never_fall_into_step_take_no_longer() {
+    // Three does not divide a chunk: each one hides others in the next.
+    let space = Space::new().bytes(0x1000, &vec![b'a'; 3 << 20]);
+    let found = Search::new([Pattern::regex("aaa", false).unwrap()]).over(&space).unwrap();
+    assert_eq!(found.hits.len(), 1 << 20);
+    assert!(found.hits.iter().zip(0..).all(|(hit, index)| hit.at.get() == 0x1000 + 3 * index));
+}
+
+#[test]
+fn a_match_does_not_lead_on_into_zeros_that_were_not_read() {
+    let mut bytes = vec![b'x'; 0x1000];
+    bytes[0xfff] = 0;
+    for base in [0xf_f000, 0x10_0000] {
+        let space = Space::new()
+            .bytes(base, &bytes)
+            .zeros(base + 0x1000, 64 << 10)
+            .bytes(base + 0x1000 + (64 << 10), b"end");
+        for (expression, hits) in [(r"\x00{3}", 1), (r"\x00+", 1)] {
+            for core in [None, Some(16), Some(1 << 24)] {
+                let mut search = Search::new([Pattern::regex(expression, false).unwrap()]);
+                search = core.into_iter().fold(search, Search::core);
+                assert_eq!(search.over(&space).unwrap().hits.len(), hits, "{base:x} {expression} {core:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_match_has_an_end() {
     let long = vec![b'x'; 300_000];
     let space = Space::new().bytes(0x1000, &long);

@@ -237,3 +237,16 @@ fn what_is_not_read_is_told_apart() {
     assert_eq!(resident.bytes(), 4096);
     assert_eq!(resident.coverage().left.bytes(), 4 * 4096);
 }
+
+#[test]
+fn a_panic_of_the_looker_is_an_error_and_no_wait_without_end() {
+    let (source, _gate) = stuck(64, 0..0);
+    let survey = Survey::of(&source, &Scope::default()).unwrap();
+    let look = |chunk: &Chunk| {
+        let first = chunk.segments().next().unwrap().at();
+        assert_ne!(first, Address::new(0x10_0000 + 5 * 4096), "this is what the test is about");
+    };
+    let swept =
+        Sweep::new().threads(2).core(4096).run(&source, survey, look, |_, ()| ControlFlow::Continue(()));
+    assert!(matches!(swept.result, Err(Error::Os { .. })), "{:?}", swept.result);
+}

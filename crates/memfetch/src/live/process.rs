@@ -238,6 +238,8 @@ impl Source for Process {
     /// Within the time limit.
     fn regions_and_pages(&self) -> Result<(RegionMap, PageRuns), Error> {
         self.run("list its mappings", |target| {
+            // What was looked up for an earlier reading says nothing of what has come since.
+            target.forget_latest_map();
             let map = target.regions()?;
             let pages = target.page_states(&map, Span::ALL)?;
             Ok((map, pages))

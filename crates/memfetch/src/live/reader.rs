@@ -59,7 +59,8 @@ enum Route {
 impl Target {
     /// Reads bytes of a region whose state is known into a prefix of `buf`, on the calling thread.
     ///
-    /// Pages whose state has changed since are read by what they are now.
+    /// A page that was in the page table and no longer is, is read by what it is now; one that was known to be zero, or
+    /// the file's, is taken as it was when its state was told.
     pub fn fetch(
         &self,
         region: &Region,
@@ -111,6 +112,11 @@ impl Target {
         let now = holds(&map);
         *latest = Some(map);
         Ok(now)
+    }
+
+    /// Forgets the map that [`Target::still`] keeps.
+    pub fn forget_latest_map(&self) {
+        *self.latest_map.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Reads bytes of a region through its mapping, whatever that takes: a page that is not in the page table is

@@ -61,7 +61,7 @@ impl Workers {
             }
         });
         let worker = self.submit(job).map_err(NoResult::NoWorker)?;
-        match results.recv_timeout(limit) {
+        match wait(&results, limit) {
             Ok(value) => {
                 self.idle().push(worker);
                 Ok(value)
@@ -101,6 +101,20 @@ impl Workers {
                 Err(_) if is_new => return Err(io::Error::other("a new thread ended at once")),
                 Err(returned) => job = returned.0,
             }
+        }
+    }
+}
+
+/// Waits in small steps: time in which this whole process stood still (SIGSTOP, a debugger) is a step at the most, and not
+/// time that the kernel took.
+fn wait<T>(results: &Receiver<T>, limit: Duration) -> Result<T, RecvTimeoutError> {
+    const STEP: Duration = Duration::from_millis(100);
+    let mut left = limit;
+    loop {
+        let step = left.min(STEP);
+        match results.recv_timeout(step) {
+            Err(RecvTimeoutError::Timeout) if left > step => left -= step,
+            result => return result,
         }
     }
 }

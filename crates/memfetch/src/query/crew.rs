@@ -133,6 +133,7 @@ enum Event<J: Job> {
     /// A thread has no more to do.
     Left {
         worker: usize,
+        panicked: bool,
     },
 }
 
@@ -142,6 +143,23 @@ struct Worker<J: Job> {
     /// What it is at.
     order: Arc<Mutex<Option<Numbered<J>>>>,
     gone: bool,
+}
+
+impl<J: Job> Worker<J> {
+    /// What it is at, if it has been in one read for so long; it counts as gone then.
+    fn give_up(&mut self, limit: Duration) -> Option<Numbered<J>> {
+        if self.beat.stuck_for() < limit {
+            return None;
+        }
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have come back just now, and have another order.
+        if self.beat.stuck_for() < limit {
+            return None;
+        }
+        let lost = order.take()?;
+        self.gone = true;
+        Some(lost)
+    }
 }
 
 /// Cancels the work whichever way its function is left.
@@ -202,9 +220,14 @@ fn supervise<J: Job, T: Taker<J>>(
                 // The others may have found something, and are let finish what they have.
                 shared.cancel();
             }
-            Ok(Event::Left { worker }) => {
+            Ok(Event::Left { worker, panicked }) => {
                 if let Some(worker) = workers.get_mut(worker) {
                     worker.gone = true;
+                }
+                if panicked {
+                    let source = std::io::Error::other("a thread panicked");
+                    failed.get_or_insert(Error::Os { action: "look at what was read".to_owned(), source });
+                    shared.cancel();
                 }
             }
             Err(RecvTimeoutError::Timeout) if failed.is_some() => break,
@@ -214,16 +237,10 @@ fn supervise<J: Job, T: Taker<J>>(
         let Some(limit) = limit.filter(|_| failed.is_none()) else { continue };
         for index in 0..workers.len() {
             let Some(worker) = workers.get_mut(index).filter(|worker| !worker.gone) else { continue };
-            if worker.beat.stuck_for() < limit {
-                continue;
-            }
-            worker.gone = true;
-            let order = worker.order.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some((index, order)) = order {
-                // Its buffer is lost with it, and another takes its place.
-                delivery.settle(index, Outcome::Lost(order), |chunk| shared.give_back(chunk));
-                shared.give_back(J::Chunk::default());
-            }
+            let Some((index, order)) = worker.give_up(limit) else { continue };
+            // Its buffer is lost with it, and another takes its place.
+            delivery.settle(index, Outcome::Lost(order), |chunk| shared.give_back(chunk));
+            shared.give_back(J::Chunk::default());
             stuck += 1;
             if stuck >= MAX_STUCK {
                 delivery.flush();
@@ -233,8 +250,21 @@ fn supervise<J: Job, T: Taker<J>>(
             workers.push(start(shared, workers.len(), &events)?);
         }
     }
+    let missing = delivery.next < shared.queue().next;
     delivery.flush();
-    failed.map_or(Ok(()), Err)
+    match failed {
+        Some(error) => Err(error),
+        None if missing => Err(ended()),
+        None => Ok(()),
+    }
+}
+
+/// A thread ended and left its order undone.
+fn ended() -> Error {
+    Error::Os {
+        action: "go on reading".to_owned(),
+        source: std::io::Error::other("a thread ended by a panic"),
+    }
 }
 
 /// What became of an order.
@@ -310,11 +340,26 @@ fn start<J: Job>(
     std::thread::Builder::new()
         .name("memfetch-look".into())
         .spawn(move || {
+            // Also where what looks at the bytes panics: whoever waits for this thread must not do so for ever.
+            let leaving = Leaving { events: &events, number };
             work(&shared, &beat, &order, &events);
-            let _ = events.send(Event::Left { worker: number });
+            drop(leaving);
         })
         .map_err(|source| Error::Os { action: "start a thread to read with".to_owned(), source })?;
     Ok(worker)
+}
+
+/// Tells that a thread ends, whichever way it does.
+struct Leaving<'a, J: Job> {
+    events: &'a Sender<Event<J>>,
+    number: usize,
+}
+
+impl<J: Job> Drop for Leaving<'_, J> {
+    fn drop(&mut self) {
+        let left = Event::Left { worker: self.number, panicked: std::thread::panicking() };
+        let _ = self.events.send(left);
+    }
 }
 
 fn work<J: Job>(

@@ -144,24 +144,43 @@ impl Matchers {
         Seams(self.matchers.iter().filter_map(seam).collect())
     }
 
-    /// What begins in the cores of a chunk, in order.
-    pub(super) fn find(&self, chunk: &Chunk) -> Vec<Hit> {
-        let mut hits = Vec::new();
+    /// What begins in the cores of a chunk, as far as the chunk tells.
+    pub(super) fn find(&self, chunk: &Chunk) -> Finds {
+        let mut finds = Finds::default();
         for segment in chunk.segments() {
-            let first = hits.len();
+            let mut own = Vec::new();
+            let mut number = 0;
             for matcher in &self.matchers {
-                matcher.find(&segment, &mut hits);
+                let Matcher::Regex { pattern, regex } = matcher else {
+                    matcher.find(&segment, &mut own);
+                    continue;
+                };
+                if finds.matches.len() <= number {
+                    finds.matches.push(Vec::new());
+                }
+                if let Some(matches) = finds.matches.get_mut(number) {
+                    expression::all(regex, &segment, *pattern, matches);
+                }
+                number += 1;
             }
-            let mut own = hits.split_off(first);
             own.retain(|hit| {
                 let start = hit.at.offset_from(segment.at()).unwrap_or_default() as usize;
                 !segment.is_unread(start..start + hit.len as usize)
             });
             own.sort_unstable();
-            hits.append(&mut own);
+            finds.hits.append(&mut own);
         }
-        hits
+        finds
     }
+}
+
+/// What was found in a chunk.
+#[derive(Debug, Default)]
+pub(super) struct Finds {
+    /// Ascending.
+    hits: Vec<Hit>,
+    /// Of each expression for itself, ascending, and also what lies in zeros that were not read.
+    matches: Vec<Vec<Hit>>,
 }
 
 /// The seams of all expressions.
@@ -169,10 +188,17 @@ impl Matchers {
 pub(super) struct Seams(Vec<Seam>);
 
 impl Seams {
-    pub(super) fn join(&mut self, chunk: &Chunk, hits: &mut Vec<Hit>) {
-        for seam in &mut self.0 {
-            seam.join(chunk, hits);
+    /// All hits of a chunk, ascending. Chunks come in order.
+    pub(super) fn join(&mut self, chunk: &Chunk, finds: Finds) -> Vec<Hit> {
+        let Finds { mut hits, matches } = finds;
+        let alone = hits.is_empty() && self.0.len() == 1;
+        for (seam, found) in self.0.iter_mut().zip(matches) {
+            seam.join(chunk, found, &mut hits);
         }
+        if !self.0.is_empty() && !alone {
+            hits.sort_unstable();
+        }
+        hits
     }
 }
 
@@ -223,7 +249,8 @@ impl Matcher {
                     }
                 }
             }
-            Self::Regex { pattern, regex } => expression::all(regex, segment, *pattern, hits),
+            // These are looked for apart.
+            Self::Regex { .. } => {}
             Self::Value { pattern, bytes: value, align } => {
                 let range = window(segment, value.len());
                 let mut found = |offset| {

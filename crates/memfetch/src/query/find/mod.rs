@@ -5,7 +5,11 @@
 //! A pattern is looked for in memory without gaps, across chunks, mappings and page states alike, and each place is
 //! found once. Bytes and values are found wherever they lie, also where they overlap. Regular expressions are matched as
 //! grep does: from left to right, the next one behind the end of the last, in each stretch without a gap for itself. Such a
-//! match is at most [`LONGEST_MATCH`] long; what would be longer is cut there. A match of nothing is none.
+//! match is at most [`LONGEST_MATCH`] long; what would be longer is cut there, and an expression that has to see farther
+//! than that to match at all may be missed. A match of nothing is none.
+//!
+//! All of this is as of the moment at which the map and the page states were read: what a process writes afterwards into
+//! pages that it had never touched is not looked for.
 //!
 //! What lies wholly in memory that was never touched is not told: a search for a zero would find each byte of every
 //! reservation. The coverage says how much of that there is.
@@ -32,6 +36,13 @@ use crate::source::Source;
 
 /// The longest match of a regular expression, in bytes.
 pub const LONGEST_MATCH: usize = 64 << 10;
+
+/// The core of a chunk, and its least.
+const CORE: u64 = 256 << 10;
+const SMALL_CORE: u64 = 16 << 10;
+
+/// Patterns and bytes of a core, multiplied, at most.
+const MOST_PLACES: u64 = 16 << 20;
 
 /// The core of a chunk where regular expressions are among the patterns, which look far ahead.
 const LONG_CORE: u64 = 1 << 20;
@@ -223,9 +234,10 @@ impl Search {
         let reach = matchers.longest().saturating_sub(1) as u64;
         let mut sweep =
             self.sweep.clone().behind(self.around.max(matchers.behind())).ahead(reach + self.around);
-        if matchers.has_regexes() {
-            sweep = sweep.core(LONG_CORE);
-        }
+        // A hit takes many times the room of the byte that it is for, and there may be one of each pattern.
+        let crowd = self.patterns.len().next_power_of_two() as u64;
+        let core = if matchers.has_regexes() { LONG_CORE } else { CORE };
+        sweep = sweep.core((MOST_PLACES / crowd).clamp(SMALL_CORE, core));
         if let Some(core) = self.core {
             sweep = sweep.core(core);
         }
@@ -234,8 +246,8 @@ impl Search {
             let matchers = Arc::clone(&matchers);
             move |chunk: &Chunk| matchers.find(chunk)
         };
-        Ok(sweep.run(source, survey, look, |chunk, mut hits| {
-            seams.join(chunk, &mut hits);
+        Ok(sweep.run(source, survey, look, |chunk, finds| {
+            let hits = seams.join(chunk, finds);
             // Hits ascend as segments do, each of which may be asked for many times.
             let mut segments = chunk.segments().peekable();
             for hit in hits {

@@ -47,39 +47,38 @@ impl Seam {
         Self { pattern, regex, end: Address::ZERO }
     }
 
-    pub(super) fn join(&mut self, chunk: &Chunk, hits: &mut Vec<Hit>) {
+    /// The hits of this expression in a chunk, as they are if what came before is known: those that begin within an
+    /// earlier match are no hits, and what they hid is. `found` are those that each segment has for itself, ascending.
+    pub(super) fn join(&mut self, chunk: &Chunk, found: Vec<Hit>, hits: &mut Vec<Hit>) {
+        let mut found = found.into_iter().peekable();
         for segment in chunk.segments() {
-            let (start, core_end) =
-                (segment.address_of(segment.core().start), segment.address_of(segment.core().end));
-            if self.end > start {
-                self.rejoin(&segment, core_end, hits);
+            let core = segment.core();
+            let (start, core_end) = (segment.address_of(core.start), segment.address_of(core.end));
+            let mut tell = |hit: Hit| {
+                let offset = hit.at.offset_from(segment.at()).unwrap_or_default() as usize;
+                if !segment.is_unread(offset..offset.saturating_add(hit.len as usize)) {
+                    hits.push(hit);
+                }
+            };
+            while self.end > start {
+                while found.next_if(|hit| hit.at < self.end && hit.at < core_end).is_some() {}
+                let from = self.end.offset_from(segment.at()).and_then(|from| usize::try_from(from).ok());
+                let Some((first, last)) = from.and_then(|from| next(&self.regex, &segment, from)) else {
+                    break;
+                };
+                let hit =
+                    Hit { at: segment.address_of(first), pattern: self.pattern, len: (last - first) as u64 };
+                // From where both ways find the same, they go on alike.
+                if found.peek() == Some(&hit) {
+                    break;
+                }
+                self.end = hit.span().end();
+                tell(hit);
             }
-            let here = |hit: &&Hit| hit.pattern == self.pattern && start <= hit.at && hit.at < core_end;
-            if let Some(last) = hits.iter().rfind(here) {
-                self.end = self.end.max(last.span().end());
+            while let Some(hit) = found.next_if(|hit| hit.at < core_end) {
+                self.end = hit.span().end();
+                tell(hit);
             }
         }
-    }
-
-    fn rejoin(&mut self, segment: &Segment<'_>, core_end: Address, hits: &mut Vec<Hit>) {
-        let start = segment.address_of(segment.core().start);
-        let own = |hit: &Hit| hit.pattern == self.pattern && start <= hit.at && hit.at < core_end;
-        let mut mended = Vec::new();
-        let mut end = self.end;
-        loop {
-            hits.retain(|hit| !own(hit) || hit.at >= end);
-            let from = end.offset_from(segment.at()).and_then(|from| usize::try_from(from).ok());
-            let Some((first, last)) = from.and_then(|from| next(&self.regex, segment, from)) else { break };
-            let hit =
-                Hit { at: segment.address_of(first), pattern: self.pattern, len: (last - first) as u64 };
-            // From where both ways find the same, they go on alike.
-            if hits.contains(&hit) {
-                break;
-            }
-            end = hit.span().end();
-            mended.push(hit);
-        }
-        hits.append(&mut mended);
-        hits.sort_unstable();
     }
 }
