@@ -271,6 +271,9 @@ pub enum OutputError {
     /// The name is that of something that no image may take the place of.
     #[error("it is {0}, and no file to overwrite")]
     NoFile(&'static str),
+    /// Two outputs have the same name.
+    #[error("the memory goes there as well")]
+    Twice,
     /// The file system lacks the room.
     #[error("it needs {needed} bytes, and {free} are free")]
     NoSpace {

@@ -23,7 +23,7 @@ use memfetch_sys::signals::JobControlHeld;
 use serde::{Serialize, Serializer};
 
 use self::prepare::Form;
-use crate::error::Error;
+use crate::error::{Error, OutputError};
 use crate::image::record::{Contents, Mode, Origin, Outcome};
 use crate::live::Process;
 use crate::memory::Touch;
@@ -269,6 +269,9 @@ impl<'a> Snapshot<'a> {
         // Before the process is stopped: what is wrong with the file should not cost it a pause.
         let output = OutputFile::create(path, self.replace).map_err(crew::at_path(path))?;
         let index = self.create_index()?;
+        if let Some(index) = index.as_ref().filter(|index| index.is_at_the_place_of(&output)) {
+            return Err(crew::at_path(index.path())(OutputError::Twice));
+        }
         let gathered = self.gather()?;
         let written = write::to_file(&gathered, form, output, &mut self, index)?;
         Ok(written.report(Some(path.to_owned()), begun))

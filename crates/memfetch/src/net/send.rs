@@ -13,6 +13,9 @@ use crate::error::{Error, OutputError};
 /// How often the kernel is asked whether all has arrived, where nothing tells.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// So many bytes may come back while the peer is at work: those of [`Receive`](super::Receive) for more than a day.
+const MOST_SIGNS: u64 = 1 << 20;
+
 /// A connection to a peer that takes an image.
 ///
 /// It is a [`Write`], and so takes whatever a snapshot writes. A write that takes nothing for the time limit fails with
@@ -92,10 +95,15 @@ impl Connection {
         let gone = OutputError::PeerGone;
         self.stream.shutdown(Shutdown::Write).map_err(gone)?;
         let mut ignored = [0; 4096];
+        let mut room = MOST_SIGNS;
         loop {
             match (&self.stream).read(&mut ignored) {
                 Ok(0) => break,
-                Ok(_) => {}
+                // It is no receiver that says something of its own without end.
+                Ok(read) => match room.checked_sub(read as u64) {
+                    Some(left) => room = left,
+                    None => return Err(self.unconfirmed()),
+                },
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if timed_out(&error) => return Err(self.unconfirmed()),
                 Err(error) => return Err(gone(error)),

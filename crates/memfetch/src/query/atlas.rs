@@ -4,6 +4,7 @@
 //! one of its first byte, since the loader maps a file in the order of its offsets. The vdso is a module too. Symbols
 //! are read when they are first asked for.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -157,6 +158,12 @@ pub struct Atlas<'a> {
     touch: Touch,
     regions: RegionMap,
     modules: Vec<Module>,
+    /// The module of each region.
+    owners: Vec<Option<usize>>,
+    /// Files by the ends of their mappings, behind which their zeroed variables may lie.
+    ends: HashMap<Address, usize>,
+    /// What the program headers of a file load, once that was asked for.
+    extents: RefCell<HashMap<usize, Option<Span>>>,
     symbols: HashMap<usize, Result<Arc<Symbols>, NoSymbols>>,
     weight: usize,
 }
@@ -169,8 +176,11 @@ impl<'a> Atlas<'a> {
     /// As [`Memory::regions`](crate::Memory::regions).
     pub fn new(source: &'a dyn Source, touch: Touch) -> Result<Self, Error> {
         let regions = source.regions()?;
-        let modules = modules(&regions);
-        Ok(Self { source, touch, regions, modules, symbols: HashMap::new(), weight: 0 })
+        let (modules, owners) = modules(&regions);
+        let files = modules.iter().enumerate().filter(|(_, module)| module.is_file());
+        let ends = files.map(|(index, module)| (module.span.end(), index)).collect();
+        let (extents, symbols) = (RefCell::default(), HashMap::new());
+        Ok(Self { source, touch, regions, modules, owners, ends, extents, symbols, weight: 0 })
     }
 
     /// The regions.
@@ -220,22 +230,21 @@ impl<'a> Atlas<'a> {
     }
 
     fn module_at(&self, at: Address) -> Option<usize> {
-        let region = self.regions.at(at)?;
-        let name = region.name();
-        let of_name = |module: &Module| module.name == name && module.span.contains(at);
-        if !name.is_empty() {
-            return self.modules.iter().position(of_name);
-        }
-        None
+        let regions = self.regions.as_slice();
+        let index = regions.partition_point(|region| region.span.end() <= at);
+        regions.get(index).filter(|region| region.span.contains(at))?;
+        self.owners.get(index).copied().flatten()
     }
 
     /// The module that has its zeroed variables at `at`: in anonymous memory right behind its mappings.
     fn module_before(&self, at: Address) -> Option<usize> {
         let region = self.regions.at(at).filter(|it| matches!(it.backing, Backing::Anonymous { .. }))?;
-        let start = region.span.start();
-        let index = self.modules.iter().position(|module| module.is_file() && module.span.end() == start)?;
-        let extent = symbols::extent(self.source, self.touch, &self.modules.get(index)?.first)?;
-        extent.contains(at).then_some(index)
+        let index = *self.ends.get(&region.span.start())?;
+        let first = &self.modules.get(index)?.first;
+        // To ask once costs the target a reading of its map.
+        let mut extents = self.extents.borrow_mut();
+        let extent = extents.entry(index).or_insert_with(|| symbols::extent(self.source, self.touch, first));
+        extent.filter(|extent| extent.contains(at)).map(|_| index)
     }
 
     /// The symbol of this name: in the module that is named, or in the only one that has it. The name may be followed by
@@ -345,27 +354,32 @@ impl<'a> Atlas<'a> {
     }
 }
 
-/// The modules of a map, by their lowest addresses.
-fn modules(regions: &RegionMap) -> Vec<Module> {
+/// The modules of a map, by their lowest addresses, and the module of each region.
+fn modules(regions: &RegionMap) -> (Vec<Module>, Vec<Option<usize>>) {
     let mut modules: Vec<Module> = Vec::new();
+    let mut owners = Vec::with_capacity(regions.len());
     // The latest module of each file.
     let mut latest: HashMap<OsString, usize> = HashMap::new();
     for region in regions {
         let name = region.name();
         if name.is_empty() {
+            owners.push(None);
             continue;
         }
-        let known = latest.get(&name).and_then(|&index| modules.get_mut(index));
-        if let Some(module) = known.filter(|module| continues(module, region))
+        let known = latest.get(&name).copied();
+        if let Some(index) = known
+            && let Some(module) = modules.get_mut(index).filter(|module| continues(module, region))
             && let Some(span) = Span::new(module.span.start(), region.span.end())
         {
             module.span = span;
+            owners.push(Some(index));
             continue;
         }
+        owners.push(Some(modules.len()));
         latest.insert(name.clone(), modules.len());
         modules.push(Module { name, span: region.span, first: region.clone() });
     }
-    modules
+    (modules, owners)
 }
 
 /// Whether a region is a further part of a module: of its file, and behind its beginning there. (Of a small program the
@@ -392,7 +406,7 @@ mod tests {
         let shown = |it: &Module| {
             (it.short_name().to_string_lossy().into_owned(), it.span.start().get(), it.span.end().get())
         };
-        modules(&map).iter().map(shown).collect()
+        modules(&map).0.iter().map(shown).collect()
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags};
@@ -36,6 +36,14 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
+    /// Whether this one and another will have one and the same name.
+    #[must_use]
+    pub fn is_at_the_place_of(&self, other: &Self) -> bool {
+        let place =
+            |directory: &File| directory.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        self.name == other.name && place(&self.directory) == place(&other.directory)
+    }
+
     /// Makes a file that will be called `path`; with `replace` it takes the place of one that has the name.
     ///
     /// # Errors

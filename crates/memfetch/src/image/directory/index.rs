@@ -317,10 +317,16 @@ impl Entry {
 
     /// The state of each page of the region, as far as the index tells: what was read is in the file.
     pub(super) fn saved_pages(&self) -> impl Iterator<Item = (Span, PageState, bool)> + '_ {
-        self.pages.iter().flat_map(|run| {
+        let mut first = 0;
+        self.pages.iter().flat_map(move |run| {
             let mut rest = run.span;
             let mut parts = Vec::new();
-            for part in self.written.iter().filter_map(|span| span.intersection(run.span)) {
+            // Both ascend.
+            while self.written.get(first).is_some_and(|span| span.end() <= run.span.start()) {
+                first += 1;
+            }
+            let written = self.written.iter().skip(first).map_while(|span| span.intersection(run.span));
+            for part in written {
                 let (before, from) = rest.split_at(part.start());
                 parts.push((before, run.state, false));
                 parts.push((part, run.state, true));

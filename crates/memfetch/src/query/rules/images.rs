@@ -12,11 +12,10 @@ use boreal::module::{
 };
 use boreal::{Compiler, Scanner};
 
-use super::view::read_prefix;
+use super::view::Peek;
 use crate::address::{Address, Span};
 use crate::query::sweep::Survey;
 use crate::region::Region;
-use crate::source::Source;
 
 /// The modules that parse executables.
 pub(super) const MODULES: [&str; 5] = ["elf", "pe", "dotnet", "macho", "dex"];
@@ -40,7 +39,7 @@ const LONGEST: u64 = 64 << 20;
 pub(super) type Images = BTreeMap<u64, Vec<u8>>;
 
 /// The first executable of each kind, by address: the modules take no second.
-pub(super) fn images(source: &dyn Source, survey: &Survey) -> Images {
+pub(super) fn images(peek: &Peek<'_>, survey: &Survey) -> Images {
     let mut images = Images::new();
     let mut seen = Vec::new();
     let regions = survey.map().as_slice();
@@ -50,14 +49,14 @@ pub(super) fn images(source: &dyn Source, survey: &Survey) -> Images {
             continue;
         }
         let mut head = [0; HEAD];
-        let len = read_prefix(source, region.span.start(), &mut head);
+        let len = peek.prefix(region.span.start(), &mut head);
         let Some(kind) = kind(head.get(..len).unwrap_or_default()).filter(|kind| !seen.contains(kind)) else {
             continue;
         };
         seen.push(kind);
         let wanted = readable_prefix(survey, extent(region, regions.get(index + 1..).unwrap_or_default()));
         let mut bytes = vec![0; usize::try_from(wanted.len().min(LONGEST)).unwrap_or(0)];
-        let len = read_prefix(source, wanted.start(), &mut bytes);
+        let len = peek.prefix(wanted.start(), &mut bytes);
         bytes.truncate(len);
         images.insert(region.span.start().get(), bytes);
     }

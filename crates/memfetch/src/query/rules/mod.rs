@@ -36,7 +36,7 @@ mod view;
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use boreal::scanner::{EvaluatedRule, ScanParams};
@@ -47,7 +47,7 @@ use self::images::Images;
 use self::seeker::{Cutting, Found, Seeker};
 use self::text::Loaded;
 pub use self::text::{External, ReadInclude, Remark, RuleText, RulesError};
-use self::view::View;
+use self::view::{Peek, Seen, View};
 use super::sweep::{Coverage, Survey, Sweep};
 use crate::address::Address;
 use crate::error::Error;
@@ -271,7 +271,9 @@ impl Rules {
             Some(seeker) => self.seek(seeker, source, survey, options, begun, &mut report),
             None => Vec::new(),
         };
-        let images = if self.wants_images { images::images(source, survey) } else { Images::new() };
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let peek = Peek { source, touch: survey.touch(), seen: Arc::clone(&seen) };
+        let images = if self.wants_images { images::images(&peek, survey) } else { Images::new() };
         let mut scanner = self.scanner.clone();
         let left = options.time_limit.map(|limit| limit.saturating_sub(begun.elapsed()));
         scanner.set_scan_params(
@@ -283,7 +285,7 @@ impl Rules {
                 .timeout_duration(left),
         );
         images::provide(&mut scanner, &images);
-        let evaluated = match scanner.scan_fragmented(View::new(source, survey, &images, &cuttings)) {
+        let evaluated = match scanner.scan_fragmented(View::new(peek, survey, &images, &cuttings)) {
             Ok(evaluated) => evaluated,
             // There is no other error here: nothing is opened, and no callback can end it.
             Err((_, partial)) => {
@@ -291,6 +293,16 @@ impl Rules {
                 partial
             }
         };
+        // What a condition could not read is undefined to it, and a rule may be false for that.
+        let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+        report.coverage.gaps.extend(seen.gaps.iter().copied());
+        report.coverage.gaps.sort();
+        if self.seeker.is_none() {
+            report.coverage.read_bytes += seen.read_bytes;
+        }
+        if report.result.is_ok() {
+            report.result = source.check();
+        }
         for rule in evaluated.rules {
             let rule = told(&scanner, rule);
             let wanted = |wanted: &[String], has: &dyn Fn(&String) -> bool| {

@@ -3,12 +3,17 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use boreal::memory::{FragmentedMemory, MemoryParams, Region, RegionDescription};
 
 use super::images::Images;
 use super::seeker::Cutting;
 use crate::address::{Address, Span};
+use crate::error::Error;
+use crate::memory::{Cause, Gaps, Touch};
+use crate::query::reader::{Chunk, Reader};
 use crate::query::sweep::Survey;
 use crate::source::Source;
 
@@ -23,7 +28,7 @@ const KEPT: usize = 16;
 
 /// What of a source rules are evaluated over.
 pub(super) struct View<'a> {
-    source: &'a dyn Source,
+    peek: Peek<'a>,
     images: &'a Images,
     cuttings: &'a [Cutting],
     pieces: Vec<Piece>,
@@ -51,9 +56,9 @@ impl fmt::Debug for View<'_> {
 }
 
 impl<'a> View<'a> {
-    pub fn new(source: &'a dyn Source, survey: &Survey, images: &'a Images, cuttings: &'a [Cutting]) -> Self {
+    pub fn new(peek: Peek<'a>, survey: &Survey, images: &'a Images, cuttings: &'a [Cutting]) -> Self {
         Self {
-            source,
+            peek,
             images,
             cuttings,
             pieces: pieces(survey),
@@ -108,9 +113,7 @@ impl FragmentedMemory for View<'_> {
         if !self.kept.iter().any(|(kept, _)| *kept == at) {
             let mut bytes = vec![0; len];
             // Half a piece cannot be shown: the engine takes what it was told of for granted.
-            if read_prefix(self.source, piece.span.start(), &mut bytes)
-                < usize::try_from(piece.span.len()).ok()?
-            {
+            if self.peek.prefix(piece.span.start(), &mut bytes) < usize::try_from(piece.span.len()).ok()? {
                 return None;
             }
             if self.kept.len() >= KEPT {
@@ -167,14 +170,48 @@ fn pieces(survey: &Survey) -> Vec<Piece> {
     pieces
 }
 
-/// Reads up to the first byte that cannot be had.
-pub(super) fn read_prefix(source: &dyn Source, at: Address, buf: &mut [u8]) -> usize {
-    let mut done = 0;
-    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match source.read_at(at.saturating_add(done as u64), rest) {
-            Ok(0) | Err(_) => break,
-            Ok(n) => done += n,
+/// Reads for conditions, by the page states and as far as may be touched, and remembers what could not be had.
+#[derive(Clone)]
+pub(super) struct Peek<'a> {
+    pub source: &'a dyn Source,
+    pub touch: Touch,
+    pub seen: Arc<Mutex<Seen>>,
+}
+
+/// What reading for conditions came to.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub read_bytes: u64,
+    pub gaps: Gaps,
+}
+
+impl Peek<'_> {
+    /// Reads up to the first byte that cannot be had.
+    pub fn prefix(&self, at: Address, buf: &mut [u8]) -> usize {
+        let Some(span) = Span::from_len(at, buf.len() as u64) else { return 0 };
+        let mut done = 0;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = Reader::new(self.source, self.touch).read(span, &mut |chunk| -> Result<_, Error> {
+            let rest = buf.get_mut(done..).unwrap_or_default();
+            let len = match chunk {
+                Chunk::Bytes(_, bytes) => {
+                    let len = bytes.len().min(rest.len());
+                    rest.split_at_mut(len).0.copy_from_slice(bytes.split_at(len).0);
+                    seen.read_bytes += len as u64;
+                    len
+                }
+                Chunk::Zeros(zeros) => usize::try_from(zeros.len()).unwrap_or(usize::MAX).min(rest.len()),
+                Chunk::Missing(span, cause) => {
+                    seen.gaps.push(span, cause);
+                    return Ok(ControlFlow::Break(()));
+                }
+            };
+            done += len;
+            Ok(ControlFlow::Continue(()))
+        });
+        if read.is_err() {
+            seen.gaps.push(span.split_at(at.saturating_add(done as u64)).1, Cause::Ended);
         }
+        done
     }
-    done
 }

@@ -46,7 +46,7 @@ pub struct Left {
     pub backed_bytes: u64,
     /// In a file only.
     pub file_bytes: u64,
-    /// In a region whose bytes the image was not made to have.
+    /// In a reservation or a mapping of a file that is not written to, whose bytes the image was not made to have.
     pub unsaved_bytes: u64,
 }
 
@@ -128,6 +128,12 @@ impl Survey {
         &self.runs
     }
 
+    /// Which pages may be read.
+    #[must_use]
+    pub const fn touch(&self) -> Touch {
+        self.touch
+    }
+
     /// What is known of the coverage before anything is read.
     #[must_use]
     pub const fn coverage(&self) -> &Coverage {
@@ -151,7 +157,12 @@ pub(in crate::query) fn fate(region: &Region, state: PageState, touch: Touch) ->
         PageState::Backed => Fate::Left(|left| &mut left.backed_bytes),
         PageState::FileClean => Fate::Left(|left| &mut left.file_bytes),
         PageState::Guard | PageState::Unreadable(Cause::BeyondFile | Cause::NotMapped) => Fate::Nothing,
-        PageState::Unreadable(Cause::NotSaved) => Fate::Left(|left| &mut left.unsaved_bytes),
+        // What a file has need not be in an image, nor a reservation; data of the process' own should be.
+        PageState::Unreadable(Cause::NotSaved)
+            if region.permissions.is_none() || (region.file().is_some() && !region.permissions.write) =>
+        {
+            Fate::Left(|left| &mut left.unsaved_bytes)
+        }
         // vvar, vsyscall and their kin are the kernel's, and not what anybody means by a process' memory.
         PageState::Unreadable(_) if matches!(region.backing, Backing::Kernel(_)) => Fate::Nothing,
         PageState::Unreadable(_) if is_touched(state, touch) => Fate::Read,
