@@ -231,7 +231,7 @@ mod tests {
         let line = printed(RuleLook { json: true, ..RuleLook::default() });
         assert_eq!(line.lines().count(), 1);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(value["strings"][0]["at"], "0x1010");
+        assert_eq!(value["strings"][0]["address"], "0x1010");
         assert_eq!(value["strings"][0]["bytes"], "6b001b79");
         assert_eq!(value["strings"][0]["offset"], 0x10);
         assert_eq!(value["metadata"][1]["value"], -3);
