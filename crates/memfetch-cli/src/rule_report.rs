@@ -109,8 +109,10 @@ fn content(string: &StringMatch) -> String {
 fn place(map: &RegionMap, at: Address) -> Option<String> {
     let region = map.at(at)?;
     let name = region.name();
-    let name = if name.is_empty() { "[anon]".to_owned() } else { printable(&name) };
-    Some(format!("{name}+{:#x}", at.offset_from(region.span.start())?))
+    let start = region.span.start();
+    // What has no name goes by its address, as in all other reports.
+    let name = if name.is_empty() { format!("{:x}", start.get()) } else { printable(&name) };
+    Some(format!("{name}+{:#x}", at.offset_from(start)?))
 }
 
 #[derive(Serialize)]
@@ -205,6 +207,15 @@ mod tests {
             printed(all),
             "default:found [a,b] [by=\"me\\x1b\",level=-3]\n0x1010:$a: k\\x00\\x1By... (2 more)  [heap]+0x10\n"
         );
+    }
+
+    #[test]
+    fn memory_without_a_name_goes_by_its_address() {
+        let region = Region {
+            backing: Backing::Anonymous { label: None },
+            ..map().at(Address::new(0x1010)).unwrap().clone()
+        };
+        assert_eq!(place(&RegionMap::new(vec![region]), Address::new(0x1010)).unwrap(), "1000+0x10");
     }
 
     #[test]
