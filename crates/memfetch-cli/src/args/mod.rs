@@ -149,7 +149,7 @@ pub enum Command {
 #[derive(Debug, Default, ClapArgs)]
 pub struct SelectionArgs {
     /// Only these mappings: heap, stack, anon, file, exec, write, shared, a name or glob, 0xADDRESS,
-    /// 0xSTART..0xEND, 0xSTART+LENGTH; may be given several times
+    /// 0xSTART..0xEND, 0xSTART..+LENGTH; may be given several times
     #[arg(long, value_name = "SELECTOR", help_heading = "Selection")]
     pub only: Vec<Selector>,
     /// Not these mappings; wins over --only
