@@ -109,8 +109,10 @@ fn content(string: &StringMatch) -> String {
 fn place(map: &RegionMap, at: Address) -> Option<String> {
     let region = map.at(at)?;
     let name = region.name();
-    let name = if name.is_empty() { "[anon]".to_owned() } else { printable(&name) };
-    Some(format!("{name}+{:#x}", at.offset_from(region.span.start())?))
+    let start = region.span.start();
+    // What has no name goes by its address, as in all other reports.
+    let name = if name.is_empty() { format!("{:x}", start.get()) } else { printable(&name) };
+    Some(format!("{name}+{:#x}", at.offset_from(start)?))
 }
 
 #[derive(Serialize)]
@@ -208,6 +210,15 @@ mod tests {
     }
 
     #[test]
+    fn memory_without_a_name_goes_by_its_address() {
+        let region = Region {
+            backing: Backing::Anonymous { label: None },
+            ..map().at(Address::new(0x1010)).unwrap().clone()
+        };
+        assert_eq!(place(&RegionMap::new(vec![region]), Address::new(0x1010)).unwrap(), "1000+0x10");
+    }
+
+    #[test]
     fn each_way_to_be_wrong_is_said() {
         let mut report = RuleReport {
             coverage: Coverage::default(),
@@ -231,7 +242,7 @@ mod tests {
         let line = printed(RuleLook { json: true, ..RuleLook::default() });
         assert_eq!(line.lines().count(), 1);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(value["strings"][0]["at"], "0x1010");
+        assert_eq!(value["strings"][0]["address"], "0x1010");
         assert_eq!(value["strings"][0]["bytes"], "6b001b79");
         assert_eq!(value["strings"][0]["offset"], 0x10);
         assert_eq!(value["metadata"][1]["value"], -3);

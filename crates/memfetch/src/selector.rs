@@ -145,7 +145,17 @@ impl FromStr for Selector {
             "shared" => Self::Shared,
             _ if text.starts_with("0x") || text.starts_with("0X") => {
                 if let Some((start, end)) = text.split_once("..") {
-                    let span = Span::new(address(start)?, address(end)?);
+                    let start = address(start)?;
+                    let span = match end.strip_prefix('+') {
+                        Some(length) => {
+                            let length = parse_length(length);
+                            Span::from_len(
+                                start,
+                                length.ok_or_else(|| SelectorError::Address(end.to_owned()))?,
+                            )
+                        }
+                        None => Span::new(start, address(end)?),
+                    };
                     Self::In(span.ok_or_else(|| SelectorError::Span(text.to_owned()))?)
                 } else if let Some((start, length)) = text.split_once('+') {
                     let length =
@@ -239,7 +249,9 @@ mod tests {
         assert!(chosen("0x2fff", &heap) && !chosen("0x3000", &heap));
         assert!(chosen("0x0..0x1001", &heap) && !chosen("0x0..0x1000", &heap));
         assert!(chosen("0x2fff+1", &heap) && !chosen("0x3000+0x10", &heap));
-        for bad in ["", "0xzz", "0x2..0x1", "0x1..7", "0xffffffffffffffff+2", "0x+1"] {
+        assert!(chosen("0x2fff..+1", &heap) && !chosen("0x3000..+0x10", &heap));
+        assert!(chosen("0xff0..+17", &heap) && !chosen("0xff0..+16", &heap));
+        for bad in ["", "0xzz", "0x2..0x1", "0x1..7", "0xffffffffffffffff+2", "0x+1", "0x1..+", "0x1..+x"] {
             assert!(bad.parse::<Selector>().is_err(), "{bad}");
         }
     }

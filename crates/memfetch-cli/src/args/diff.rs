@@ -11,11 +11,12 @@ use super::{SelectionArgs, TouchWord};
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  memfetch diff before.core after.core            what changed between two snapshots
-  memfetch diff before.core 1234                  what changed since a snapshot
-  memfetch diff 1234 1235 --only heap             two processes
-  memfetch diff a.core b.core --only heap -t i32  addresses, old and new values
-  memfetch diff a.core b.core --summary           which mappings changed, and how much
+  memfetch diff before.core after.core          what changed between snapshots
+  memfetch diff before.core 1234                what changed since a snapshot
+  memfetch diff 1234 1235 --only heap           two processes
+  memfetch diff a.core b.core --only heap -t i32
+      Addresses, old and new values.
+  memfetch diff a.core b.core --summary         which mappings, and how much
   memfetch diff a.core 1234 --only 0x7ffd1000 --all
   memfetch diff a.core b.core --by-region --ignore-moved-pointers
       Two runs of a program, whose parts lie at different addresses.
@@ -25,10 +26,10 @@ Exit codes:
   0  equal
   1  different
   2  error
-  3  not all could be compared: what was found is told, and what could not be had from which side. With -q the
-     first difference decides: 1")]
+  3  not all could be compared: what was found is told, and what could not be
+     had from which side; with -q the first difference decides: 1")]
 pub struct DiffArgs {
-    /// A process (number, name, or `self`) or an ELF core: how it was
+    /// A process (number, name, or `self`), an ELF core or a region directory: how it was
     #[arg(value_name = "A", value_hint = ValueHint::FilePath)]
     pub before: OsString,
     /// Another: how it is

@@ -29,7 +29,8 @@ Exit codes:
   0  found
   1  not found
   2  error: what was found until then is printed
-  3  not found, and something could not be searched: the causes are on standard error")]
+  3  not found, and something could not be searched: the causes are on
+     standard error")]
 pub struct FindArgs {
     /// A process (number, name, or `self`), an ELF core or a region directory
     #[arg(value_name = "SOURCE", value_hint = ValueHint::FilePath)]

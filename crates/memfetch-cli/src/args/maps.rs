@@ -14,7 +14,7 @@ Examples:
   memfetch maps redis-server --only anon
   memfetch maps self --skip file
   memfetch maps ./redis-server.1234.core
-  memfetch maps 1234 --only 0x7ffd1000         the mapping that holds this address
+  memfetch maps 1234 --only 0x7ffd1000    the mapping that holds this address
   memfetch maps 1234 --json | jq 'map(.pages.swapped) | add'
 
 Exit codes:

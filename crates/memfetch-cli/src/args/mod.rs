@@ -46,16 +46,18 @@ Examples:
   memfetch maps 1234                its mappings, and what of each is in RAM
   memfetch maps redis-server.1234.core
   memfetch read 1234 heap           a hexdump of the start of its heap
-  memfetch strings -n 8 1234        the text that it holds
+  memfetch find 1234 session:       where it holds this text
+  memfetch strings -n 8 1234        all the text that it holds
   memfetch verify *.core            whole, and unaltered?
   memfetch diff before.core 1234    what changed since
 
-Called by the name `gcore` (a link to it), it takes the arguments of gdb's script: gcore [-a] [-o PREFIX] PID...
+Called by the name `gcore` (a link to it), it takes the arguments of gdb's
+script: gcore [-a] [-o PREFIX] PID...
 
 Exit codes:
   0  done
-  1  nothing found, or different (verify: altered or incomplete; maps: incomplete;
-     diff: different)
+  1  nothing found, or different (verify: altered or incomplete;
+     maps: incomplete; diff: different)
   2  error
   3  done with gaps: something that was wanted could not be read
 
@@ -149,7 +151,7 @@ pub enum Command {
 #[derive(Debug, Default, ClapArgs)]
 pub struct SelectionArgs {
     /// Only these mappings: heap, stack, anon, file, exec, write, shared, a name or glob, 0xADDRESS,
-    /// 0xSTART..0xEND, 0xSTART+LENGTH; may be given several times
+    /// 0xSTART..0xEND, 0xSTART..+LENGTH; may be given several times
     #[arg(long, value_name = "SELECTOR", help_heading = "Selection")]
     pub only: Vec<Selector>,
     /// Not these mappings; wins over --only
@@ -261,6 +263,18 @@ mod tests {
         for command in Args::command().get_subcommands_mut() {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:") && help.contains(".\n\nUsage:"), "{help}");
+        }
+    }
+
+    /// Its columns are set by hand: a line that the terminal breaks spoils them.
+    #[test]
+    fn examples_and_exit_codes_fit_into_80_columns() {
+        let command = Args::command();
+        for command in command.get_subcommands().chain([&command]) {
+            let help = command.get_after_long_help().unwrap().to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
         }
     }
 }

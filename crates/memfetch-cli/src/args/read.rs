@@ -16,19 +16,19 @@ use crate::quantity;
 WHERE is a place, or a span of two:
   0x7ffd1000         an address: hexadecimal, always with 0x
   heap, stack        the heap, the stack of the first thread
-  libc.so.6          the base of a mapped file, by its path or the last part of it
+  libc.so.6          the base of a mapped file, by its path or its last part
   main               the program itself
   [vdso]             any mapping by its name in `memfetch maps`
   libc.so.6!environ  a symbol; !environ in whichever module has it
-  PLACE+0x10 PLACE-8 moved: + and - always move
+  PLACE+0x10 PLACE-8 moved; 0x1000+8 needs -n, or it might mean a length
   PLACE..PLACE       up to the second: .. always spans
   PLACE..+0x100      so many bytes (also 256, 4K, 1M)
   PLACE..            to the end of its mapping
 
 Examples:
-  memfetch read 1234 heap                        256 bytes in hexadecimal and as text
-  memfetch read 1234 0x7ffd1000 -n 4K            (dd bs=1 skip=... count=4096 | xxd)
-  memfetch read 1234 stack.. --no-squeeze        all of it, each line (hexdump -Cv)
+  memfetch read 1234 heap                  256 bytes in hexadecimal and as text
+  memfetch read 1234 0x7ffd1000 -n 4K      dd bs=1 skip=... count=4096 | xxd
+  memfetch read 1234 stack.. --no-squeeze  all of it, each line: hexdump -Cv
   memfetch read 1234 libc.so.6+0x1c0 -t u32 -n 4
   memfetch read redis-server 'main!server' -t ptr -n 8
   memfetch read ./redis.core 'libc.so.6!environ' -t ptr
@@ -38,9 +38,10 @@ Examples:
 Exit codes:
   0  read
   2  error: nothing could be read
-  3  some of it could not be read: it is shown as --, and the causes are on standard error")]
+  3  some of it could not be read: it is shown as --, and the causes are on
+     standard error")]
 pub struct ReadArgs {
-    /// A process (number, name, or `self`) or an ELF core
+    /// A process (number, name, or `self`), an ELF core or a region directory
     #[arg(value_name = "SOURCE", value_hint = ValueHint::FilePath)]
     pub source: OsString,
     /// Where to read: an address, a name, a symbol, each with offsets, or a span

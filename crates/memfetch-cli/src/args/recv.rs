@@ -13,21 +13,27 @@ use crate::quantity;
 #[command(after_long_help = "\
 Examples:
   memfetch recv 9000 -o redis.core
-      Listen on 127.0.0.1, for a peer that comes through `ssh -R 9000:localhost:9000 HOST`.
+      Listen on 127.0.0.1, for a peer that comes through
+      `ssh -R 9000:localhost:9000 HOST`.
   memfetch recv 0.0.0.0:9000 -o redis.core
-      Listen on all addresses; the peer: `memfetch snap redis-server -o tcp://HOST:9000`.
+      Listen on all addresses; the peer:
+      `memfetch snap redis-server -o tcp://HOST:9000`.
   memfetch recv '[::]:0' -o redis.core
-      The same for IPv6, on a port that the kernel chooses and standard error tells.
+      The same for IPv6, on a port that the kernel chooses and standard error
+      tells.
   memfetch recv 9000 -o memory.raw --unverified
       Also bytes that carry no digests: raw memory, a core of another program.
-  memfetch recv 9000 -o redis.core --json | jq 'select(.event == \"received\") | .outcome.gaps'
+  memfetch recv 9000 -o redis.core --json |
+      jq 'select(.event == \"received\") | .outcome.gaps'
 
-Nothing is encrypted, and the first who connects is the peer: listen where you trust the network.
+Nothing is encrypted, and the first who connects is the peer: listen where you
+trust the network.
 
 Exit codes:
   0  received, whole
   2  error: there is no file of that name, or the one that was there before
-  3  received, whole, and it has gaps: something that was wanted could not be read when it was taken")]
+  3  received, whole, and it has gaps: something that was wanted could not be
+     read when it was taken")]
 pub struct RecvArgs {
     /// Where to listen: PORT on 127.0.0.1, or ADDRESS:PORT; port 0 lets the kernel choose one
     #[arg(value_name = "[ADDR:]PORT", value_parser = endpoint)]

@@ -28,7 +28,8 @@ Examples:
   memfetch snap 1234 -o - | zstd > core.zst
       Through a pipe.
   memfetch snap 1234 -o tcp://box:9000
-      To `memfetch recv 0.0.0.0:9000 -o FILE` on that machine, or to `nc -l 9000 > FILE`.
+      To `memfetch recv 0.0.0.0:9000 -o FILE` on that machine, or to
+      `nc -l 9000 > FILE`.
   memfetch snap 1234 --format dir -o dump
       A directory: mf-index.txt, and a file for each region.
   memfetch snap 1234 --format raw --only heap -o - | strings -n 12
@@ -38,7 +39,8 @@ Examples:
   memfetch snap 1234 --classic -a -o dump
       mfetch.lst and mem-NNN.bin, as in 2002, of what is no file.
   memfetch -s 1234
-      A core at the next SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGPIPE, of that thread.
+      A core at the next SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGPIPE, of that
+      thread.
   memfetch snap 1234 --json | jq '.outcome.gaps'")]
 pub struct SnapArgs {
     /// The process: its number, its name, or `self`

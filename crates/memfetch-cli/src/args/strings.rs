@@ -17,16 +17,17 @@ Examples:
   memfetch strings -n 8 redis-server --only heap
   memfetch strings ./redis-server.1234.core | grep -i session
   memfetch strings 1234 --encoding ascii --no-address | sort | uniq -c
-  memfetch strings 1234 -e l --region              UTF-16 as Windows and Java have it
+  memfetch strings 1234 -e l --region       UTF-16 as Windows and Java have it
   memfetch strings 1234 --json | jq -r 'select(.encoding == \"utf16le\").text'
 
 Exit codes:
   0  strings were found
   1  none
-  2  error, also where the process ended halfway: what was found until then is told
+  2  error, also where the process ended halfway: what was found until then
+     is told
   3  done with gaps: something that was wanted could not be read")]
 pub struct StringsArgs {
-    /// A process (number, name, or `self`) or an ELF core
+    /// A process (number, name, or `self`), an ELF core or a region directory
     #[arg(value_name = "SOURCE", value_hint = ValueHint::FilePath)]
     pub source: OsString,
     /// The fewest characters of a string
