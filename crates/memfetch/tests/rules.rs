@@ -363,17 +363,8 @@ proptest! {
 fn what_a_condition_could_not_read_is_a_gap() {
     let space = Space::new().bytes(0x1000, &[7; 4096]).vanished(0x20_0000, 4096);
     let run = |text: &str| {
-        let text = RuleText { name: "r".to_owned(), namespace: "default".to_owned(), text: text.to_owned() };
-        let rules =
-            Rules::compile(&[text], &[], &mut |_, _| Err(std::io::ErrorKind::NotFound.into())).unwrap();
-        let survey = Survey::of(&space, &Scope::default()).unwrap();
-        let mut found = 0;
-        let report = rules.run(&space, &survey, &RuleOptions::default(), |_| {
-            found += 1;
-            std::ops::ControlFlow::Continue(())
-        });
-        report.result.unwrap();
-        (found, report.coverage)
+        let (matches, report) = run_with(&compile(text), &space, &RuleOptions::default());
+        (matches.len(), report.coverage)
     };
     let (found, coverage) = run("rule there { condition: uint8(0x1000) == 7 }");
     assert_eq!((found, coverage.gaps.len()), (1, 0));
