@@ -8,10 +8,9 @@ use memfetch::image::trailer::Trailer;
 use memfetch::image::verify::verify_bytes;
 use memfetch::query::atlas::Atlas;
 use memfetch::query::find::{Encoding, Pattern, Search};
-use memfetch::query::literal::encode;
 use memfetch::query::place::Where;
 use memfetch::query::symbols::{self, Symbols};
-use memfetch::query::values::Type;
+use memfetch::query::values::{Type, encode};
 use memfetch::source::{FileBehind, ReadFile};
 use memfetch::{
     Address, ByteOrder, Error, Image, Memory, PageRuns, PageSource, PageState, Platform, ReadError, Region,

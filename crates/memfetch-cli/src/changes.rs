@@ -2,15 +2,16 @@
 
 use std::io::Write;
 
-use memfetch::query::diff::{Change, Difference, Event, RegionChange, Report, Type, Value};
+use memfetch::query::diff::{Change, Difference, Event, RegionChange, Report};
 use memfetch::query::dump::{Cell, Layout, Line, Style};
+use memfetch::query::values::{Number, Type};
 use memfetch::{Address, Permissions, Platform, Region, Span};
 use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::plan::ChangeView;
 use crate::quantity::{Units, count, size};
-use crate::text::{Paint, printable};
+use crate::text::{Paint, hex, printable};
 
 /// Writes changes as they come.
 #[derive(Debug)]
@@ -78,8 +79,8 @@ enum Entry<'a> {
 struct Pair {
     before_at: Address,
     after_at: Address,
-    old: Value,
-    new: Value,
+    old: Number,
+    new: Number,
 }
 
 impl<W: Write> Writer<W> {
@@ -293,7 +294,7 @@ impl<W: Write> Writer<W> {
             if !self.has_room(limit, old.len() as u64, 1) {
                 continue;
             }
-            let shown = |bytes: &[u8]| match kind.value(bytes, &platform) {
+            let shown = |bytes: &[u8]| match kind.number(bytes, &platform, platform.byte_order) {
                 Some(value) => value.to_string(),
                 // Its other bytes could not be compared.
                 None => format!("bytes {}", hex(bytes)),
@@ -338,10 +339,6 @@ fn bounds(span: Span) -> String {
     format!("{:012x}-{:012x}", span.start(), span.end())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The values that differ in a range, where they lie, and their bytes on both sides.
 fn elements<'a>(
     told: &Difference<'a>,
@@ -349,7 +346,7 @@ fn elements<'a>(
     platform: &Platform,
 ) -> impl Iterator<Item = (Address, Address, &'a [u8], &'a [u8])> {
     let (before_at, after_at, before, after) = (told.before_at, told.after_at, told.before, told.after);
-    let len = usize::from(kind.len(platform));
+    let len = usize::try_from(kind.unit(platform)).unwrap_or(8);
     let mut done = 0_usize;
     std::iter::from_fn(move || {
         let at = before_at.saturating_add(done as u64);
@@ -371,7 +368,8 @@ fn entry<'a>(told: &Difference<'a>, kind: Option<Type>, platform: &Platform) -> 
     let values = kind.map(|kind| {
         let all = elements(told, kind, platform);
         let pairs = all.filter_map(|(before_at, after_at, old, new)| {
-            let (old, new) = (kind.value(old, platform)?, kind.value(new, platform)?);
+            let number = |bytes: &[u8]| kind.number(bytes, platform, platform.byte_order);
+            let (old, new) = (number(old)?, number(new)?);
             Some(Pair { before_at, after_at, old, new })
         });
         pairs.collect()

@@ -9,13 +9,16 @@ use memfetch::query::atlas::Atlas;
 use memfetch::query::dump::{Cell, Layout, Line};
 use memfetch::query::find::Sighting;
 use memfetch::query::sweep::Coverage;
-use memfetch::{Address, Span};
+use memfetch::query::utf16;
+use memfetch::query::values::{Number, Type};
+use memfetch::{Address, Platform, Span};
 use serde::Serialize;
 
 use crate::coverage;
 use crate::failure::Failure;
+use crate::places::{Place, Places};
 use crate::plan::{Find, Report, Wanted};
-use crate::text::{Paint, printable};
+use crate::text::{Paint, hex, printable};
 use crate::views::painted;
 
 /// Bytes of a line of a hexdump.
@@ -38,7 +41,8 @@ pub fn around(report: Report) -> u64 {
 /// Hits, told as they come.
 pub struct Findings<'a, W> {
     plan: &'a Find,
-    atlas: Atlas<'a>,
+    platform: Platform,
+    places: Places<'a>,
     out: W,
     counts: Vec<u64>,
     /// The regions with hits, by their starts.
@@ -52,10 +56,8 @@ struct Entry<'a> {
     address: Address,
     length: u64,
     pattern: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    region: Option<Within>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    module: Option<Within>,
+    #[serde(flatten)]
+    place: Place,
     #[serde(skip_serializing_if = "Option::is_none")]
     points_to: Option<Address>,
     bytes: String,
@@ -63,19 +65,12 @@ struct Entry<'a> {
     text: Option<&'a str>,
 }
 
-/// A place in something that has a name.
-#[derive(Serialize)]
-struct Within {
-    name: String,
-    start: Address,
-    offset: u64,
-}
-
 impl<'a, W: Write> Findings<'a, W> {
     /// Tells what was found to `out`, as the plan says.
-    pub fn new(plan: &'a Find, atlas: Atlas<'a>, out: W) -> Self {
+    pub fn new(plan: &'a Find, platform: Platform, atlas: Atlas<'a>, out: W) -> Self {
         let counts = vec![0; plan.wanted.len()];
-        Self { plan, atlas, out, counts, mappings: BTreeMap::new(), line: Line::default() }
+        let places = Places::new(atlas);
+        Self { plan, platform, places, out, counts, mappings: BTreeMap::new(), line: Line::default() }
     }
 
     /// How many hits were told.
@@ -91,7 +86,7 @@ impl<'a, W: Write> Findings<'a, W> {
         match self.plan.report {
             Report::Nothing | Report::Count => Ok(()),
             Report::Mappings => {
-                if let Some(region) = self.atlas.regions().at(sighting.hit.at) {
+                if let Some(region) = self.places.atlas().regions().at(sighting.hit.at) {
                     let name = || printable(&region.name());
                     self.mappings.entry(region.span.start()).or_insert_with(|| (region.span, name()));
                 }
@@ -139,7 +134,7 @@ impl<'a, W: Write> Findings<'a, W> {
     /// What matched, on one line.
     fn matched(&self, sighting: &Sighting<'_>) -> String {
         if self.is_utf16(sighting) {
-            utf16(sighting.bytes())
+            self.utf16(sighting)
         } else {
             printable(OsStr::from_bytes(sighting.bytes()))
         }
@@ -150,7 +145,7 @@ impl<'a, W: Write> Findings<'a, W> {
         let at = sighting.hit.at;
         let place = self.place(at);
         let shown = match self.wanted(sighting) {
-            Some(Wanted::Text(_, true)) => paint.alarm(&utf16(sighting.bytes())),
+            Some(Wanted::Text(_, true)) => paint.alarm(&self.utf16(sighting)),
             Some(Wanted::Text(..) | Wanted::Regex(_)) => line_of_text(sighting, paint),
             Some(Wanted::PointsTo(_)) => match self.pointer(sighting) {
                 Some(to) => format!("-> {:012x}  {}", to.get(), self.place(to)),
@@ -162,23 +157,21 @@ impl<'a, W: Write> Findings<'a, W> {
         Ok(writeln!(self.out, "{address}  {place:<24}  {shown}")?)
     }
 
-    fn place(&self, at: Address) -> String {
-        let Some(landmark) = self.atlas.landmark(at) else { return "?".to_owned() };
-        let name = if landmark.region.is_empty() && landmark.module.is_none() {
-            // It has no name but its address.
-            let start = at.get() - landmark.region_offset;
-            format!("{start:x}+{:#x}", landmark.region_offset)
-        } else {
-            landmark.to_string()
-        };
-        printable(OsStr::new(&name))
+    fn place(&mut self, at: Address) -> String {
+        self.places.words(at).unwrap_or_else(|| "?".to_owned())
     }
 
     fn pointer(&self, sighting: &Sighting<'_>) -> Option<Address> {
         matches!(self.wanted(sighting), Some(Wanted::PointsTo(_))).then_some(())?;
-        let mut word = [0; 8];
-        word.get_mut(..sighting.bytes().len())?.copy_from_slice(sighting.bytes());
-        Some(Address::new(u64::from_le_bytes(word)))
+        match Type::Pointer.number(sighting.bytes(), &self.platform, self.platform.byte_order)? {
+            Number::Pointer(to) => Some(to),
+            _ => None,
+        }
+    }
+
+    /// UTF-16 as text on one line.
+    fn utf16(&self, sighting: &Sighting<'_>) -> String {
+        printable(OsStr::new(&utf16::decode(sighting.bytes(), self.platform.byte_order)))
     }
 
     /// The lines of a hexdump around it.
@@ -192,12 +185,8 @@ impl<'a, W: Write> Findings<'a, W> {
             writeln!(self.out)?;
         }
         let hit = sighting.hit.span();
-        writeln!(
-            self.out,
-            "{}  {}",
-            paint.bold(&format!("{:012x}", hit.start().get())),
-            self.place(hit.start())
-        )?;
+        let (address, place) = (paint.bold(&format!("{:012x}", hit.start().get())), self.place(hit.start()));
+        writeln!(self.out, "{address}  {place}")?;
         let first = hit.start().align_down(WIDTH).get().saturating_sub(u64::from(before) * WIDTH);
         let shown_end = hit.end().min(hit.start().saturating_add(SHOWN * WIDTH));
         let last = shown_end.align_up(WIDTH).saturating_add(u64::from(after) * WIDTH);
@@ -225,34 +214,18 @@ impl<'a, W: Write> Findings<'a, W> {
 
     fn json(&mut self, sighting: &Sighting<'_>) -> Result<(), Failure> {
         let at = sighting.hit.at;
-        let landmark = self.atlas.landmark(at);
-        let within = |name: &OsStr, offset: u64| {
-            let start = Address::new(at.get().saturating_sub(offset));
-            Within { name: name.to_string_lossy().into_owned(), start, offset }
-        };
         let entry = Entry {
             address: at,
             length: sighting.hit.len,
             pattern: self.wanted(sighting).map(ToString::to_string).unwrap_or_default(),
-            region: landmark.as_ref().map(|landmark| within(&landmark.region, landmark.region_offset)),
-            module: landmark
-                .as_ref()
-                .and_then(|landmark| landmark.module.as_ref())
-                .map(|(module, offset)| within(module, *offset)),
+            place: self.places.json(at),
             points_to: self.pointer(sighting),
-            bytes: sighting.bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
+            bytes: hex(sighting.bytes()),
             text: std::str::from_utf8(sighting.bytes()).ok().filter(|text| !text.contains(char::is_control)),
         };
         serde_json::to_writer(&mut self.out, &entry).map_err(std::io::Error::from)?;
         Ok(self.out.write_all(b"\n")?)
     }
-}
-
-/// UTF-16 as text; what is none is replaced.
-fn utf16(bytes: &[u8]) -> String {
-    let (units, _) = bytes.as_chunks::<2>();
-    let units: Vec<u16> = units.iter().map(|unit| u16::from_le_bytes(*unit)).collect();
-    printable(OsStr::new(&String::from_utf16_lossy(&units)))
 }
 
 /// The text in which it stands, from the last byte before it that is no text to the first behind it.

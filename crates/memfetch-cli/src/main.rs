@@ -12,6 +12,7 @@ mod findings;
 mod generate;
 mod hints;
 mod map_table;
+mod places;
 mod plan;
 mod progress;
 mod quantity;
@@ -52,7 +53,7 @@ fn run(args: Args) -> Result<Ending, Failure> {
     match args.command {
         Some(Command::Snap(args)) => commands::snap::run(&plan::Snap::new(args)?),
         Some(Command::Find(args)) => commands::find::run(&plan::Find::new(args)?),
-        Some(Command::Diff(args)) => commands::diff::run(&plan::Diff::new(args)),
+        Some(Command::Diff(args)) => commands::diff::run(&plan::Diff::new(args)?),
         Some(Command::Maps(args)) => commands::maps::run(&plan::Maps::new(args)),
         Some(Command::Recv(args)) => commands::recv::run(&plan::Recv::new(args)),
         Some(Command::Read(args)) => commands::read::run(&plan::Read::new(args)?),

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use memfetch::query::rules::{MetadataValue, RuleMatch, RuleReport, StringMatch};
-use memfetch::{Address, RegionMap};
 use serde::Serialize;
 
-use crate::text::printable;
+use crate::places::{Place, Places};
+use crate::text::{hex, printable};
 
 /// What is printed of a rule that is true.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,9 +26,14 @@ pub struct RuleLook {
 }
 
 /// Prints one rule.
-pub fn print(out: &mut impl Write, rule: &RuleMatch, map: &RegionMap, look: RuleLook) -> io::Result<()> {
+pub fn print(
+    out: &mut impl Write,
+    rule: &RuleMatch,
+    places: &mut Places<'_>,
+    look: RuleLook,
+) -> io::Result<()> {
     if look.json {
-        serde_json::to_writer(&mut *out, &json(rule, map))?;
+        serde_json::to_writer(&mut *out, &json(rule, places))?;
         return writeln!(out);
     }
     if look.namespace {
@@ -45,7 +50,7 @@ pub fn print(out: &mut impl Write, rule: &RuleMatch, map: &RegionMap, look: Rule
     writeln!(out)?;
     if look.strings {
         for string in &rule.strings {
-            let place = place(map, string.at).map(|place| format!("  {place}")).unwrap_or_default();
+            let place = places.words(string.at).map(|place| format!("  {place}")).unwrap_or_default();
             writeln!(out, "{}:{}: {}{place}", string.at, string.identifier, content(string))?;
         }
     }
@@ -105,16 +110,6 @@ fn content(string: &StringMatch) -> String {
     }
 }
 
-/// The region and how far into it an address lies.
-fn place(map: &RegionMap, at: Address) -> Option<String> {
-    let region = map.at(at)?;
-    let name = region.name();
-    let start = region.span.start();
-    // What has no name goes by its address, as in all other reports.
-    let name = if name.is_empty() { format!("{:x}", start.get()) } else { printable(&name) };
-    Some(format!("{name}+{:#x}", at.offset_from(start)?))
-}
-
 #[derive(Serialize)]
 struct JsonRule<'a> {
     rule: &'a str,
@@ -136,19 +131,15 @@ struct JsonString<'a> {
     string: &'a StringMatch,
     /// In hexadecimal digits: memory is no text.
     bytes: String,
-    region: Option<String>,
-    offset: Option<u64>,
+    #[serde(flatten)]
+    place: Place,
 }
 
-fn json<'a>(rule: &'a RuleMatch, map: &RegionMap) -> JsonRule<'a> {
-    let strings = rule.strings.iter().map(|string| {
-        let region = map.at(string.at);
-        JsonString {
-            string,
-            bytes: string.bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-            region: region.map(|region| region.name().to_string_lossy().into_owned()),
-            offset: region.and_then(|region| string.at.offset_from(region.span.start())),
-        }
+fn json<'a>(rule: &'a RuleMatch, places: &mut Places<'_>) -> JsonRule<'a> {
+    let strings = rule.strings.iter().map(|string| JsonString {
+        string,
+        bytes: hex(&string.bytes),
+        place: places.json(string.at),
     });
     JsonRule {
         rule: &rule.rule,
@@ -161,8 +152,10 @@ fn json<'a>(rule: &'a RuleMatch, map: &RegionMap) -> JsonRule<'a> {
 
 #[cfg(test)]
 mod tests {
+    use memfetch::query::atlas::Atlas;
     use memfetch::query::sweep::Coverage;
-    use memfetch::{Backing, Permissions, Region, Span};
+    use memfetch::{Address, Backing, Touch};
+    use memfetch_testkit::Space;
 
     use super::*;
 
@@ -185,17 +178,11 @@ mod tests {
         }
     }
 
-    fn map() -> RegionMap {
-        RegionMap::new(vec![Region {
-            span: Span::from_len(Address::new(0x1000), 0x1000).unwrap(),
-            permissions: Permissions::default(),
-            backing: Backing::Heap,
-        }])
-    }
-
     fn printed(look: RuleLook) -> String {
         let mut out = Vec::new();
-        print(&mut out, &rule(), &map(), look).unwrap();
+        let space = Space::new().region(0x1000, 0x1000, "rw-p", Backing::Heap);
+        let mut places = Places::new(Atlas::new(&space, Touch::Stored).unwrap());
+        print(&mut out, &rule(), &mut places, look).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -207,15 +194,6 @@ mod tests {
             printed(all),
             "default:found [a,b] [by=\"me\\x1b\",level=-3]\n0x1010:$a: k\\x00\\x1By... (2 more)  [heap]+0x10\n"
         );
-    }
-
-    #[test]
-    fn memory_without_a_name_goes_by_its_address() {
-        let region = Region {
-            backing: Backing::Anonymous { label: None },
-            ..map().at(Address::new(0x1010)).unwrap().clone()
-        };
-        assert_eq!(place(&RegionMap::new(vec![region]), Address::new(0x1010)).unwrap(), "1000+0x10");
     }
 
     #[test]
@@ -244,7 +222,7 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["strings"][0]["address"], "0x1010");
         assert_eq!(value["strings"][0]["bytes"], "6b001b79");
-        assert_eq!(value["strings"][0]["offset"], 0x10);
+        assert_eq!(value["strings"][0]["region"]["offset"], 0x10);
         assert_eq!(value["metadata"][1]["value"], -3);
     }
 }

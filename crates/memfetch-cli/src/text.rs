@@ -33,6 +33,16 @@ fn push_hex(shown: &mut String, byte: u32) {
     let _ = write!(shown, "\\x{byte:02x}");
 }
 
+/// Bytes as hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits
+}
+
 /// Bidirectional controls, and line and paragraph separators.
 const fn turns_writing(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')

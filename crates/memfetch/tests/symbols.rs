@@ -221,6 +221,11 @@ fn addresses_lead_back_to_names() {
     assert_eq!(told(counter.get() + 3).unwrap(), "libtiny.so.1!counter@V_1+0x3");
     assert_eq!(told(BASE + 8).unwrap(), "libtiny.so.1+0x8");
     assert_eq!(told(0x1010).unwrap(), "[heap]+0x10");
-    assert_eq!(told(bss + 8).unwrap(), "anonymous memory");
+    assert_eq!(told(bss + 8).unwrap(), format!("{bss:x}+0x8"));
+    assert_eq!(told(bss).unwrap(), format!("{bss:x}+0x0"));
     assert_eq!(told(0x10), None);
+    let mut landmark = atlas.landmark(Address::new(BASE + 8)).unwrap();
+    assert!(landmark.span.contains(Address::new(BASE + 0x18)));
+    landmark.move_to(Address::new(BASE + 0x18));
+    assert_eq!(Some(landmark), atlas.landmark(Address::new(BASE + 0x18)));
 }

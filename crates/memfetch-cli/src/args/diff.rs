@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::{Args, ValueHint};
-use memfetch::query::diff::Type;
+use memfetch::query::values::Type;
 
 use super::{SelectionArgs, TouchWord};
 

@@ -69,7 +69,7 @@ fn granule(view: ChangeView, platform: &Platform) -> u64 {
     match view {
         ChangeView::Nothing | ChangeView::Summary { .. } | ChangeView::Json(None) => 1,
         ChangeView::Dump { .. } => LINE_BYTES,
-        ChangeView::Json(Some(kind)) | ChangeView::Values { kind, .. } => kind.len(platform).into(),
+        ChangeView::Json(Some(kind)) | ChangeView::Values { kind, .. } => kind.unit(platform),
     }
 }
 

@@ -31,7 +31,7 @@ pub fn run(plan: &Find) -> Result<Ending, Failure> {
         search = search.threads(threads);
     }
     let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut findings = Findings::new(plan, atlas, out);
+    let mut findings = Findings::new(plan, *memory.platform(), atlas, out);
     let mut failure = None;
     let swept = search.run(memory, |sighting| match findings.tell(&sighting) {
         Ok(()) if plan.max_count.is_some_and(|most| findings.found() >= most) => ControlFlow::Break(()),

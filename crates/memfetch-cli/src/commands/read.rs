@@ -1,6 +1,5 @@
 //! `memfetch read`.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
@@ -14,13 +13,14 @@ use memfetch::{Address, Fault, Gaps, Platform, RegionMap, Span};
 
 use crate::ending::Ending;
 use crate::failure::Failure;
+use crate::places::Place;
 use crate::plan::{Read, View};
 use crate::quantity::{Units, count, size};
 use crate::report::report;
 use crate::stdout::Stdout;
 use crate::text::{Paint, printable};
 use crate::views::{Hex, Json, Raw, Show, Subject, Typed};
-use crate::{source, summary};
+use crate::{places, source, summary};
 
 /// How much is shown where nothing says how much.
 const DEFAULT_LEN: u64 = 256;
@@ -41,8 +41,8 @@ pub fn run(plan: &Read) -> Result<Ending, Failure> {
     let out = || BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let subject = || Subject {
         span: wanted.span,
-        region: landmark.as_ref().map(|it| it.region.to_string_lossy().into_owned()).unwrap_or_default(),
-        place: landmark.as_ref().filter(|it| it.has_name()).map(ToString::to_string),
+        within: landmark.as_ref().map(Place::from).unwrap_or_default(),
+        place: landmark.as_ref().map(ToString::to_string),
         kind: plan.view.kind().map(Type::name),
     };
     let mut view: Box<dyn Show + '_> = match plan.view {
@@ -178,7 +178,7 @@ fn landmark(stretch: &Stretch, atlas: &Atlas<'_>) -> Option<Landmark> {
 fn heading(wanted: &Wanted, landmark: Option<&Landmark>, kind: Option<Type>, paint: Paint) -> String {
     let mut text = format!("{}", wanted.span.start());
     if let Some(landmark) = landmark {
-        text = format!("{text}  {}  {}", printable(OsStr::new(&landmark.to_string())), landmark.permissions);
+        text = format!("{text}  {}  {}", places::words(landmark), landmark.permissions);
     }
     if !kind.is_some_and(Type::is_text) {
         text = match wanted.span.len() {

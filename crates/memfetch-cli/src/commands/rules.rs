@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 
+use memfetch::query::atlas::Atlas;
 use memfetch::query::rules::RuleOptions;
 use memfetch::query::sweep::{Scope, Survey};
 
@@ -10,6 +11,7 @@ use super::find::tell_shortfall;
 use crate::coverage::{self, Object};
 use crate::ending::Ending;
 use crate::failure::Failure;
+use crate::places::Places;
 use crate::plan::{Find, Report, RuleFiles};
 use crate::report::report;
 use crate::rule_files;
@@ -40,10 +42,11 @@ pub fn run(plan: &Find, files: &RuleFiles, source: &Source) -> Result<Ending, Fa
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut found = 0;
     let mut written = Ok(());
+    let mut places = Places::new(Atlas::of_regions(memory, plan.touch, survey.map().clone()));
     let told = rules.run(memory, &survey, &options, |rule| {
         found += 1;
         if !matches!(plan.report, Report::Nothing | Report::Count) {
-            written = rule_report::print(&mut out, &rule, survey.map(), look);
+            written = rule_report::print(&mut out, &rule, &mut places, look);
         }
         let enough = plan.max_count.is_some_and(|most| found >= most);
         if enough || written.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

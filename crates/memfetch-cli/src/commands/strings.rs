@@ -3,16 +3,17 @@
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
 
+use memfetch::Address;
+use memfetch::query::atlas::Atlas;
 use memfetch::query::strings::{self, Encoding, Text};
 use memfetch::query::sweep::{Survey, Sweep, Swept};
-use memfetch::{Address, Region, RegionMap};
 use serde::Serialize;
 
 use crate::args::RadixWord;
 use crate::ending::Ending;
 use crate::failure::Failure;
+use crate::places::{Place, Places};
 use crate::plan::{StringLayout, Strings};
 use crate::text::printable;
 use crate::{coverage, source};
@@ -25,7 +26,7 @@ pub fn run(plan: &Strings) -> Result<Ending, Failure> {
     let source = source::open(&plan.source)?.with_time_limit(plan.time_limit);
     let memory = source.memory();
     let survey = Survey::of(memory, &plan.scope)?;
-    let map = survey.map().clone();
+    let atlas = Atlas::of_regions(memory, plan.scope.touch, survey.map().clone());
     let mut sweep = Sweep::new();
     if let Some(threads) = plan.threads {
         sweep = sweep.threads(threads);
@@ -37,7 +38,7 @@ pub fn run(plan: &Strings) -> Result<Ending, Failure> {
         .sweep(sweep);
     let mut lines = Lines {
         plan,
-        map: &map,
+        places: Places::new(atlas),
         out: BufWriter::with_capacity(BUFFER, io::stdout().lock()),
         line: Vec::new(),
         found: 0,
@@ -83,21 +84,14 @@ struct Entry<'a> {
     address: Address,
     encoding: Encoding,
     text: &'a str,
-    region: Option<Place<'a>>,
+    #[serde(flatten)]
+    place: Place,
     /// It is a piece of a long string, the first part of which is in the object before.
     #[serde(skip_serializing_if = "is_false")]
     continued: bool,
     /// Its next part is in the next object of this encoding.
     #[serde(skip_serializing_if = "is_false")]
     continues: bool,
-}
-
-/// Where something lies in a mapping.
-#[derive(Debug, Serialize)]
-struct Place<'a> {
-    start: Address,
-    offset: u64,
-    name: std::borrow::Cow<'a, str>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference to the field")]
@@ -108,7 +102,7 @@ const fn is_false(value: &bool) -> bool {
 /// Writes strings.
 struct Lines<'a, W: Write> {
     plan: &'a Strings,
-    map: &'a RegionMap,
+    places: Places<'a>,
     out: BufWriter<W>,
     line: Vec<u8>,
     found: u64,
@@ -138,17 +132,11 @@ impl<W: Write> Lines<'_, W> {
     }
 
     fn json(&mut self, text: &Text<'_>) -> io::Result<()> {
-        let name = self.map.at(text.at).map(|region| (region, region.name()));
-        let place = name.as_ref().map(|(region, name)| Place {
-            start: region.span.start(),
-            offset: text.at.offset_from(region.span.start()).unwrap_or(0),
-            name: name.to_string_lossy(),
-        });
         let entry = Entry {
             address: text.at,
             encoding: if text.is_ascii() { Encoding::Ascii } else { text.encoding },
             text: &text.text(),
-            region: place,
+            place: self.places.json(text.at),
             continued: text.continued,
             continues: text.continues,
         };
@@ -167,8 +155,8 @@ impl<W: Write> Lines<'_, W> {
             self.line.extend_from_slice(b"  ");
         }
         if region {
-            if let Some(region) = self.map.at(text.at) {
-                self.line.extend_from_slice(place(region, text.at).as_bytes());
+            if let Some(place) = self.places.words(text.at) {
+                self.line.extend_from_slice(place.as_bytes());
             }
             self.line.extend_from_slice(b"  ");
         }
@@ -241,17 +229,5 @@ fn push_text(line: &mut Vec<u8>, text: &Text<'_>) {
         }
     } else {
         line.extend_from_slice(printable(OsStr::new(&*text.text())).as_bytes());
-    }
-}
-
-/// The mapping, by the last part of its name or by its start, and how far into it that is.
-fn place(region: &Region, at: Address) -> String {
-    let offset = at.offset_from(region.span.start()).unwrap_or(0);
-    let name = region.name();
-    let short = Path::new(&name).file_name().unwrap_or(&name);
-    if short.is_empty() {
-        format!("{:x}+{offset:#x}", region.span.start())
-    } else {
-        format!("{}+{offset:#x}", printable(short))
     }
 }

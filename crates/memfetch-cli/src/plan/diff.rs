@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 
-use memfetch::query::diff::{Alignment, Type};
+use memfetch::query::diff::Alignment;
+use memfetch::query::values::Type;
 use memfetch::{Selection, Touch};
 
 use super::{selection, touch};
 use crate::args::DiffArgs;
+use crate::failure::Failure;
 use crate::text::Paint;
 
 /// What `memfetch diff` will do.
@@ -60,11 +62,20 @@ pub enum ChangeView {
 
 impl Diff {
     /// Resolves the arguments.
-    #[must_use]
-    pub fn new(args: DiffArgs) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// Values are to be texts, which have no places that could be compared.
+    pub fn new(args: DiffArgs) -> Result<Self, Failure> {
+        if let Some(kind) = args.kind.filter(|kind| kind.is_text()) {
+            return Err(Failure::usage(
+                format!("values that are compared are numbers, and `{}` is a text", kind.name()),
+                "without --type lines of a dump are shown, which have the text beside the bytes",
+            ));
+        }
         let paint = Paint::of(&std::io::stdout());
         let limit = (!args.all).then_some(args.limit);
-        Self {
+        Ok(Self {
             before: args.before,
             after: args.after,
             alignment: match (args.by_address, args.by_region) {
@@ -82,6 +93,6 @@ impl Diff {
                 Some(kind) => ChangeView::Values { kind, limit, paint },
                 None => ChangeView::Dump { limit, paint },
             },
-        }
+        })
     }
 }

@@ -1,6 +1,5 @@
 //! [`Json`]: one object, written part by part.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
@@ -10,6 +9,8 @@ use serde::Serialize;
 
 use super::Show;
 use crate::failure::Failure;
+use crate::places::Place;
+use crate::text::hex;
 
 /// What the object is about: its first fields.
 #[derive(Clone, Debug, Serialize)]
@@ -17,9 +18,10 @@ pub struct Subject {
     /// From where to where.
     #[serde(flatten)]
     pub span: Span,
-    /// The name of the mapping, in which the start lies, or nothing.
-    pub region: String,
-    /// The start in words, or nothing where it has no name.
+    /// What the start lies in.
+    #[serde(flatten)]
+    pub within: Place,
+    /// The start in words, or nothing where nothing is mapped.
     pub place: Option<String>,
     /// The type of values.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
@@ -102,11 +104,8 @@ impl<W: Write> Show for Json<W> {
     fn show(&mut self, chunk: Chunk<'_>) -> Result<ControlFlow<()>, Failure> {
         let (span, what) = match chunk {
             Chunk::Bytes(at, bytes) => {
-                let mut hex = String::with_capacity(2 * bytes.len());
-                bytes.iter().for_each(|byte| {
-                    let _ = write!(hex, "{byte:02x}");
-                });
-                (Span::from_len(at, bytes.len() as u64).unwrap_or(Span::empty_at(at)), What::Bytes(hex))
+                let span = Span::from_len(at, bytes.len() as u64).unwrap_or(Span::empty_at(at));
+                (span, What::Bytes(hex(bytes)))
             }
             Chunk::Zeros(span) => (span, What::Zero(true)),
             Chunk::Missing(span, cause) => {
@@ -134,7 +133,7 @@ mod tests {
         let span = |start, len| Span::from_len(Address::new(start), len).unwrap();
         let subject = |kind| Subject {
             span: span(0x1000, 0x3000),
-            region: "[heap]".to_owned(),
+            within: Place::default(),
             place: Some("[heap]".to_owned()),
             kind,
         };
@@ -151,7 +150,7 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert_eq!(
             text,
-            r#"{"start":"0x1000","end":"0x4000","region":"[heap]","place":"[heap]","parts":[
+            r#"{"start":"0x1000","end":"0x4000","place":"[heap]","parts":[
 {"start":"0x1000","end":"0x1002","bytes":"00ff"},
 {"start":"0x1002","end":"0x2000","zero":true},
 {"start":"0x2000","end":"0x3000","cause":{"os":5}}

@@ -7,9 +7,9 @@ use std::ops::ControlFlow;
 
 use memfetch::query::atlas::Atlas;
 use memfetch::query::reader::Chunk;
-use memfetch::query::values::{Ending, Item, Type, Value, Values};
-use memfetch::{Address, Gaps};
-use serde_json::json;
+use memfetch::query::values::{Ending, Item, Number, Type, Value, Values};
+use memfetch::{Address, Cause, Gaps, Span};
+use serde::Serialize;
 
 use super::Show;
 use super::json::{List, Subject};
@@ -95,7 +95,7 @@ impl<W: Write> Show for Typed<'_, '_, W> {
 impl<W: Write> Lines<'_, '_, W> {
     fn write(&mut self, item: Item) -> Result<(), Failure> {
         let target = match &item {
-            Item::Value(_, Value::Pointer(to)) => self.target(*to),
+            Item::Value(_, Value::Number(Number::Pointer(to))) => self.target(*to),
             _ => None,
         };
         match (item, &mut self.form) {
@@ -104,7 +104,7 @@ impl<W: Write> Lines<'_, '_, W> {
                 let address = self.paint.dim(&format!("{:012x}", at.get()));
                 let mut line = format!("{address}  {}", shown(&value));
                 let beside = match &value {
-                    Value::Pointer(_) => target.map(|target| printable(OsStr::new(&target))),
+                    Value::Number(Number::Pointer(_)) => target.map(|target| printable(OsStr::new(&target))),
                     value => hexadecimal(value, self.unit),
                 };
                 if let Some(beside) = beside {
@@ -113,17 +113,7 @@ impl<W: Write> Lines<'_, '_, W> {
                 writeln!(out, "{line}")?;
             }
             (Item::Value(at, value), Form::Json(list)) => {
-                let mut element = json!({ "at": at, "value": in_json(&value) });
-                if let (Some(element), Some(target)) = (element.as_object_mut(), target) {
-                    element.insert("to".to_owned(), target.into());
-                }
-                if let (Some(element), Value::Text(_, ending) | Value::Utf16(_, ending)) =
-                    (element.as_object_mut(), &value)
-                    && *ending != Ending::Zero
-                {
-                    element.insert("cut".to_owned(), true.into());
-                }
-                list.push(&element)?;
+                list.push(&Element::new(at, &value, target))?;
             }
             (Item::Missing(span, cause), form) => {
                 self.gaps.push(span, cause);
@@ -136,7 +126,7 @@ impl<W: Write> Lines<'_, '_, W> {
                         writeln!(out, "{address}  {missing}{many}")?;
                     }
                     Form::Json(list) => {
-                        list.push(&json!({ "at": span.start(), "end": span.end(), "cause": cause }))?;
+                        list.push(&Element::Missing { span, cause })?;
                     }
                 }
             }
@@ -152,11 +142,7 @@ impl<W: Write> Lines<'_, '_, W> {
 
 fn shown(value: &Value) -> String {
     match value {
-        Value::Unsigned(number) => number.to_string(),
-        Value::Signed(number) => number.to_string(),
-        Value::Float32(number) => format!("{number:?}"),
-        Value::Float64(number) => format!("{number:?}"),
-        Value::Pointer(to) => to.to_string(),
+        Value::Number(number) => number.to_string(),
         Value::Text(text, ending) => {
             quoted(std::os::unix::ffi::OsStrExt::from_bytes(text.as_slice()), *ending)
         }
@@ -192,33 +178,56 @@ fn printable_quoted(text: &OsStr) -> String {
     shown
 }
 
+/// An element in JSON.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Element {
+    Value {
+        address: Address,
+        value: Shown,
+        /// What lies where it points.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+        /// The text goes on.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cut: Option<bool>,
+    },
+    Missing {
+        #[serde(flatten)]
+        span: Span,
+        cause: Cause,
+    },
+}
+
+/// A value in JSON. What of a text is none is replaced.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown {
+    Number(Number),
+    Text(String),
+}
+
+impl Element {
+    fn new(address: Address, value: &Value, to: Option<String>) -> Self {
+        let (value, ending) = match value {
+            Value::Number(number) => (Shown::Number(*number), Ending::Zero),
+            Value::Text(text, ending) => (Shown::Text(String::from_utf8_lossy(text).into_owned()), *ending),
+            Value::Utf16(units, ending) => (Shown::Text(String::from_utf16_lossy(units)), *ending),
+        };
+        Self::Value { address, value, to, cut: (ending != Ending::Zero).then_some(true) }
+    }
+}
+
 /// A number in the digits of its bytes.
 fn hexadecimal(value: &Value, unit: u64) -> Option<String> {
     let bits = match value {
-        Value::Unsigned(number) => *number,
-        Value::Signed(number) => number.cast_unsigned() & (u64::MAX >> (64 - 8 * unit.clamp(1, 8))),
+        Value::Number(Number::Unsigned(number)) => *number,
+        Value::Number(Number::Signed(number)) => {
+            number.cast_unsigned() & (u64::MAX >> (64 - 8 * unit.clamp(1, 8)))
+        }
         _ => return None,
     };
     Some(format!("{bits:#x}"))
-}
-
-/// Numbers of 8 bytes are strings: many readers lose their last bits. Floats that JSON has no words for are strings as
-/// well.
-fn in_json(value: &Value) -> serde_json::Value {
-    let float = |number: f64| {
-        serde_json::Number::from_f64(number).map_or_else(|| format!("{number:?}").into(), Into::into)
-    };
-    match value {
-        Value::Unsigned(number) if u32::try_from(*number).is_err() => number.to_string().into(),
-        Value::Signed(number) if i32::try_from(*number).is_err() => number.to_string().into(),
-        Value::Unsigned(number) => (*number).into(),
-        Value::Signed(number) => (*number).into(),
-        Value::Float32(number) => float(f64::from(*number)),
-        Value::Float64(number) => float(*number),
-        Value::Pointer(to) => to.to_string().into(),
-        Value::Text(text, _) => String::from_utf8_lossy(text).into(),
-        Value::Utf16(units, _) => String::from_utf16_lossy(units).into(),
-    }
 }
 
 #[cfg(test)]
@@ -228,28 +237,41 @@ mod tests {
     #[test]
     fn values_are_shown_so_that_nothing_reaches_the_terminal() {
         for (value, expected) in [
-            (Value::Unsigned(7), "7"),
-            (Value::Signed(-7), "-7"),
-            (Value::Float32(0.1), "0.1"),
-            (Value::Float64(1e300), "1e300"),
-            (Value::Float64(f64::NAN), "NaN"),
-            (Value::Pointer(Address::new(0x10)), "0x10"),
+            (Value::Number(Number::Signed(-7)), "-7"),
             (Value::Text(b"a\"\\n\x1b\xff".to_vec(), Ending::Zero), "\"a\\\"\\\\n\\x1b\\xff\""),
             (Value::Text(b"long".to_vec(), Ending::Cut), "\"long\"..."),
-            (Value::Utf16(vec![0xe9, 0x202e], Ending::Missing(memfetch::Cause::Guard)), "\"é\\u{202e}\" --"),
+            (Value::Utf16(vec![0xe9, 0x202e], Ending::Missing(Cause::Guard)), "\"é\\u{202e}\" --"),
         ] {
             assert_eq!(shown(&value), expected);
         }
-        assert_eq!(hexadecimal(&Value::Signed(-2), 2).unwrap(), "0xfffe");
-        assert_eq!(hexadecimal(&Value::Signed(-2), 8).unwrap(), "0xfffffffffffffffe");
+        assert_eq!(hexadecimal(&Value::Number(Number::Signed(-2)), 2).unwrap(), "0xfffe");
+        assert_eq!(hexadecimal(&Value::Number(Number::Signed(-2)), 8).unwrap(), "0xfffffffffffffffe");
     }
 
     #[test]
-    fn json_loses_no_bits() {
-        assert_eq!(in_json(&Value::Unsigned(u64::MAX)), "18446744073709551615");
-        assert_eq!(in_json(&Value::Unsigned(7)), 7);
-        assert_eq!(in_json(&Value::Signed(i64::MIN)), i64::MIN.to_string());
-        assert_eq!(in_json(&Value::Float64(f64::INFINITY)), "inf");
-        assert_eq!(in_json(&Value::Float32(0.5)), 0.5);
+    fn elements_in_json() {
+        let at = Address::new(0x10);
+        let text = |ending| Value::Text(b"a\xff".to_vec(), ending);
+        for (element, expected) in [
+            (
+                Element::new(at, &Value::Number(Number::Float32(0.1)), None),
+                r#"{"address":"0x10","value":0.1}"#,
+            ),
+            (
+                Element::new(at, &Value::Number(Number::Pointer(at)), Some("[heap]".to_owned())),
+                r#"{"address":"0x10","value":"0x10","to":"[heap]"}"#,
+            ),
+            (Element::new(at, &text(Ending::Zero), None), "{\"address\":\"0x10\",\"value\":\"a\u{fffd}\"}"),
+            (
+                Element::new(at, &text(Ending::Cut), None),
+                "{\"address\":\"0x10\",\"value\":\"a\u{fffd}\",\"cut\":true}",
+            ),
+            (
+                Element::Missing { span: Span::from_len(at, 4).unwrap(), cause: Cause::Guard },
+                r#"{"start":"0x10","end":"0x14","cause":"guard"}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&element).unwrap(), expected);
+        }
     }
 }

@@ -110,8 +110,12 @@ pub enum NameError {
 pub struct Landmark {
     /// The name of the region; empty for plain anonymous memory.
     pub region: OsString,
-    /// How far from the region's start it is.
+    /// Where the region starts.
+    pub region_start: Address,
+    /// How far from there it is.
     pub region_offset: u64,
+    /// The addresses around it that lie in the same region, and in the same module or in none.
+    pub span: Span,
     /// What the process may do there.
     pub permissions: Permissions,
     /// The last part of the name of the module, and how far from its base it is.
@@ -121,10 +125,15 @@ pub struct Landmark {
 }
 
 impl Landmark {
-    /// Whether it is more than anonymous memory.
-    #[must_use]
-    pub fn has_name(&self) -> bool {
-        self.module.is_some() || !self.region.is_empty()
+    /// The same for another address of its span; which symbol lies there is not known.
+    pub fn move_to(&mut self, at: Address) {
+        let region_offset = at.get().wrapping_sub(self.region_start.get());
+        let further = region_offset.wrapping_sub(self.region_offset);
+        if let Some((_, offset)) = &mut self.module {
+            *offset = offset.wrapping_add(further);
+        }
+        self.region_offset = region_offset;
+        self.symbol = None;
     }
 }
 
@@ -143,7 +152,10 @@ impl fmt::Display for Landmark {
                 write!(f, "{}", module.display())?;
                 offset(f, *into)
             }
-            (None, _) if self.region.is_empty() => f.write_str("anonymous memory"),
+            // It has no name but its address.
+            (None, _) if self.region.is_empty() => {
+                write!(f, "{:x}+{:#x}", self.region_start, self.region_offset)
+            }
             (None, _) => {
                 write!(f, "{}", self.region.display())?;
                 offset(f, self.region_offset)
@@ -156,7 +168,7 @@ impl fmt::Display for Landmark {
 pub struct Atlas<'a> {
     source: &'a dyn Source,
     touch: Touch,
-    regions: RegionMap,
+    regions: Arc<RegionMap>,
     modules: Vec<Module>,
     /// The module of each region.
     owners: Vec<Option<usize>>,
@@ -175,17 +187,22 @@ impl<'a> Atlas<'a> {
     ///
     /// As [`Memory::regions`](crate::Memory::regions).
     pub fn new(source: &'a dyn Source, touch: Touch) -> Result<Self, Error> {
-        let regions = source.regions()?;
+        Ok(Self::of_regions(source, touch, Arc::new(source.regions()?)))
+    }
+
+    /// The same for regions of `source` that are known already.
+    #[must_use]
+    pub fn of_regions(source: &'a dyn Source, touch: Touch, regions: Arc<RegionMap>) -> Self {
         let (modules, owners) = modules(&regions);
         let files = modules.iter().enumerate().filter(|(_, module)| module.is_file());
         let ends = files.map(|(index, module)| (module.span.end(), index)).collect();
         let (extents, symbols) = (RefCell::default(), HashMap::new());
-        Ok(Self { source, touch, regions, modules, owners, ends, extents, symbols, weight: 0 })
+        Self { source, touch, regions, modules, owners, ends, extents, symbols, weight: 0 }
     }
 
     /// The regions.
     #[must_use]
-    pub const fn regions(&self) -> &RegionMap {
+    pub fn regions(&self) -> &RegionMap {
         &self.regions
     }
 
@@ -236,15 +253,19 @@ impl<'a> Atlas<'a> {
         self.owners.get(index).copied().flatten()
     }
 
-    /// The module that has its zeroed variables at `at`: in anonymous memory right behind its mappings.
-    fn module_before(&self, at: Address) -> Option<usize> {
-        let region = self.regions.at(at).filter(|it| matches!(it.backing, Backing::Anonymous { .. }))?;
-        let index = *self.ends.get(&region.span.start())?;
+    /// The module that has its zeroed variables at the start of `region`, which is anonymous memory right behind its
+    /// mappings, and where it ends.
+    fn module_before(&self, region: &Region) -> Option<(usize, Address)> {
+        if !matches!(region.backing, Backing::Anonymous { .. }) {
+            return None;
+        }
+        let start = region.span.start();
+        let index = *self.ends.get(&start)?;
         let first = &self.modules.get(index)?.first;
         // To ask once costs the target a reading of its map.
         let mut extents = self.extents.borrow_mut();
         let extent = extents.entry(index).or_insert_with(|| symbols::extent(self.source, self.touch, first));
-        extent.filter(|extent| extent.contains(at)).map(|_| index)
+        extent.filter(|extent| extent.contains(start)).map(|extent| (index, extent.end()))
     }
 
     /// The symbol of this name: in the module that is named, or in the only one that has it. The name may be followed by
@@ -338,14 +359,23 @@ impl<'a> Atlas<'a> {
 
     fn landmark_in(&self, at: Address) -> Option<(Landmark, Option<usize>)> {
         let region = self.regions.at(at)?;
-        let index = self.module_at(at).or_else(|| self.module_before(at));
+        let mut index = self.module_at(at);
+        let mut span = region.span;
+        if index.is_none()
+            && let Some((before, end)) = self.module_before(region)
+        {
+            let (part, rest) = span.split_at(end);
+            (index, span) = if at < end { (Some(before), part) } else { (None, rest) };
+        }
         let index = index.filter(|&index| self.modules.get(index).is_some_and(Module::is_file));
         let module = index
             .and_then(|index| self.modules.get(index))
             .and_then(|module| Some((module.short_name().to_owned(), at.offset_from(module.span.start())?)));
         let landmark = Landmark {
             region: region.name(),
+            region_start: region.span.start(),
             region_offset: at.offset_from(region.span.start()).unwrap_or_default(),
+            span,
             permissions: region.permissions,
             module,
             symbol: None,

@@ -28,7 +28,6 @@ mod align;
 mod chunk;
 mod layout;
 mod range;
-mod value;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -37,7 +36,6 @@ use serde::Serialize;
 
 pub use align::Alignment;
 pub use range::LONGEST_RANGE;
-pub use value::{NoType, Type, Value};
 
 use self::chunk::{Chunk, Found, Moves, Readers};
 use self::layout::{Cutter, Layout, Piece, Reads, Side, Terms};

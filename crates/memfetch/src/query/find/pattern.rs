@@ -2,8 +2,8 @@
 
 use crate::address::Span;
 use crate::memory::{ByteOrder, Platform};
-use crate::query::literal::{NotOfType, encode};
-use crate::query::values::Type;
+use crate::query::utf16;
+use crate::query::values::{NotOfType, Type, encode};
 use crate::region::RegionMap;
 use crate::selector::Selector;
 
@@ -182,8 +182,7 @@ impl Encoding {
     fn encode(self, text: &str) -> Vec<u8> {
         match self {
             Self::Utf8 => text.as_bytes().to_vec(),
-            Self::Utf16(ByteOrder::Little) => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
-            Self::Utf16(ByteOrder::Big) => text.encode_utf16().flat_map(u16::to_be_bytes).collect(),
+            Self::Utf16(order) => utf16::encode(text, order),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::memory::ByteOrder;
+use crate::query::utf16;
 
 /// How text lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -36,7 +37,7 @@ impl Encoding {
     /// The characters of what a scan found to be text in this encoding.
     pub(super) fn decode(self, bytes: &[u8]) -> Cow<'_, str> {
         match self.byte_order() {
-            Some(order) => Cow::Owned(utf16(bytes, order).collect()),
+            Some(order) => Cow::Owned(utf16::decode(bytes, order)),
             None if self == Self::Latin1 && !bytes.is_ascii() => {
                 Cow::Owned(bytes.iter().map(|&byte| char::from(byte)).collect())
             }
@@ -49,8 +50,12 @@ impl Encoding {
         match self {
             Self::Ascii | Self::Latin1 => bytes.len(),
             Self::Utf8 => bytes.iter().filter(|&&byte| !is_continuation(byte)).count(),
-            Self::Utf16Le => units(bytes, ByteOrder::Little).filter(|unit| !is_low_surrogate(*unit)).count(),
-            Self::Utf16Be => units(bytes, ByteOrder::Big).filter(|unit| !is_low_surrogate(*unit)).count(),
+            Self::Utf16Le => {
+                utf16::units(bytes, ByteOrder::Little).filter(|unit| !is_low_surrogate(*unit)).count()
+            }
+            Self::Utf16Be => {
+                utf16::units(bytes, ByteOrder::Big).filter(|unit| !is_low_surrogate(*unit)).count()
+            }
         }
     }
 
@@ -65,18 +70,6 @@ impl Encoding {
         let step = if self.byte_order().is_some() { 2 } else { 1 };
         (0..=most).rev().step_by(step).find(|&at| begins(at)).unwrap_or(most)
     }
-}
-
-/// The numbers of two bytes, without an odd one at the end.
-pub(super) fn units(bytes: &[u8], order: ByteOrder) -> impl Iterator<Item = u16> + '_ {
-    bytes.as_chunks::<2>().0.iter().map(move |&unit| match order {
-        ByteOrder::Little => u16::from_le_bytes(unit),
-        ByteOrder::Big => u16::from_be_bytes(unit),
-    })
-}
-
-fn utf16(bytes: &[u8], order: ByteOrder) -> impl Iterator<Item = char> + '_ {
-    char::decode_utf16(units(bytes, order)).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
 }
 
 /// Whether a byte stands inside a character of UTF-8.
@@ -150,7 +143,7 @@ pub(super) fn multibyte_text(bytes: &[u8]) -> Option<usize> {
 
 /// Whether the unit at `at` is part of a character of UTF-16 that is text, of any script.
 pub(super) fn is_unit_of_text(bytes: &[u8], at: usize, order: ByteOrder) -> bool {
-    let unit = |at: usize| units(bytes.get(at..at.checked_add(2)?)?, order).next();
+    let unit = |at: usize| utf16::units(bytes.get(at..at.checked_add(2)?)?, order).next();
     let is_pair = |high: Option<u16>, low: Option<u16>| match (high, low) {
         (Some(high), Some(low)) => {
             char::decode_utf16([high, low]).next().is_some_and(|c| c.is_ok_and(is_text))

@@ -1,6 +1,7 @@
 //! [`Rules`]: which strings are told.
 
-use super::encoding::{Encoding, is_ascii_text, units};
+use super::encoding::{Encoding, is_ascii_text};
+use crate::query::utf16;
 
 /// Which strings are told.
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ impl Rules {
             return !bytes.iter().all(|&byte| is_ascii_text(byte) || byte == b'\n' || byte == b'\r');
         }
         // Small numbers look like letters with accents.
-        let ascii = units(bytes, order).filter(|&unit| unit < 0x80).count();
+        let ascii = utf16::units(bytes, order).filter(|&unit| unit < 0x80).count();
         2 * ascii >= bytes.len() / 2
     }
 }

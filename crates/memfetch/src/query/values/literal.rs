@@ -1,7 +1,8 @@
 //! [`encode`]: a value as a person writes it, as the bytes that it is in memory.
 
+use super::Type;
 use crate::memory::{ByteOrder, Platform};
-use crate::query::values::Type;
+use crate::query::utf16;
 
 /// A text is no value of a type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,13 +36,7 @@ pub fn encode(kind: Type, text: &str, platform: &Platform, order: ByteOrder) -> 
         Type::Float(4) => text.parse::<f32>().map_err(|_| wrong())?.to_le_bytes().to_vec(),
         Type::Float(_) => text.parse::<f64>().map_err(|_| wrong())?.to_le_bytes().to_vec(),
         Type::Text => return Ok(text.as_bytes().to_vec()),
-        Type::Utf16 => {
-            let unit = |unit: u16| match order {
-                ByteOrder::Little => unit.to_le_bytes(),
-                ByteOrder::Big => unit.to_be_bytes(),
-            };
-            return Ok(text.encode_utf16().flat_map(unit).collect());
-        }
+        Type::Utf16 => return Ok(utf16::encode(text, order)),
     };
     if order == ByteOrder::Big {
         bytes.reverse();

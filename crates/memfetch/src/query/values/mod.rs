@@ -4,121 +4,21 @@
 //! could not be read. Texts end at their zero; one that does not end within [`LONGEST_TEXT`] bytes is cut there, and
 //! the next begins behind the cut.
 
+mod literal;
+mod value;
+
 use std::ops::ControlFlow;
-use std::str::FromStr;
+
+pub use literal::{NotOfType, encode};
+pub use value::{Ending, NoType, Number, Type, Value};
 
 use crate::address::{Address, Span};
-use crate::memory::{ByteOrder, Cause, Platform, WordSize};
+use crate::memory::{ByteOrder, Cause, Platform};
 use crate::query::reader::Chunk;
+use crate::query::utf16;
 
 /// What is longer is no text.
 pub const LONGEST_TEXT: usize = 64 << 10;
-
-/// How bytes are to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Type {
-    /// An unsigned number of 1, 2, 4 or 8 bytes.
-    Unsigned(u8),
-    /// A signed number of as many, in two's complement.
-    Signed(u8),
-    /// An IEEE 754 number of 4 or 8 bytes.
-    Float(u8),
-    /// An address of the platform's width.
-    Pointer,
-    /// Bytes up to a zero.
-    Text,
-    /// Two-byte units of UTF-16 up to a zero.
-    Utf16,
-}
-
-impl Type {
-    /// All of them by their names.
-    pub const NAMES: [(&'static str, Self); 13] = [
-        ("u8", Self::Unsigned(1)),
-        ("u16", Self::Unsigned(2)),
-        ("u32", Self::Unsigned(4)),
-        ("u64", Self::Unsigned(8)),
-        ("i8", Self::Signed(1)),
-        ("i16", Self::Signed(2)),
-        ("i32", Self::Signed(4)),
-        ("i64", Self::Signed(8)),
-        ("f32", Self::Float(4)),
-        ("f64", Self::Float(8)),
-        ("ptr", Self::Pointer),
-        ("str", Self::Text),
-        ("utf16", Self::Utf16),
-    ];
-
-    /// Its name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, it)| *it == self).map_or("", |(name, _)| name)
-    }
-
-    /// The length of an element in bytes; of a text, that of a character.
-    #[must_use]
-    pub fn unit(self, platform: &Platform) -> u64 {
-        match self {
-            Self::Unsigned(len) | Self::Signed(len) | Self::Float(len) => len.into(),
-            Self::Pointer => match platform.word {
-                WordSize::Bits32 => 4,
-                WordSize::Bits64 => 8,
-            },
-            Self::Text => 1,
-            Self::Utf16 => 2,
-        }
-    }
-
-    /// Whether its elements are of different lengths.
-    #[must_use]
-    pub const fn is_text(self) -> bool {
-        matches!(self, Self::Text | Self::Utf16)
-    }
-}
-
-/// There is no type of this name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no type `{0}`: there are u8 to u64, i8 to i64, f32, f64, ptr, str, utf16")]
-pub struct NoType(String);
-
-impl FromStr for Type {
-    type Err = NoType;
-
-    fn from_str(text: &str) -> Result<Self, NoType> {
-        let found = Self::NAMES.iter().find(|(name, _)| *name == text);
-        found.map(|(_, it)| *it).ok_or_else(|| NoType(text.to_owned()))
-    }
-}
-
-/// The value of an element.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// Of an unsigned type.
-    Unsigned(u64),
-    /// Of a signed type.
-    Signed(i64),
-    /// Of a float of 4 bytes.
-    Float32(f32),
-    /// Of a float of 8 bytes.
-    Float64(f64),
-    /// An address.
-    Pointer(Address),
-    /// The bytes of a text, without its zero, and how it ends.
-    Text(Vec<u8>, Ending),
-    /// The units of a UTF-16 text, without its zero, and how it ends.
-    Utf16(Vec<u16>, Ending),
-}
-
-/// How a text ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// With its zero.
-    Zero,
-    /// It goes on: it is longer than a text may be, or than what was asked for.
-    Cut,
-    /// What follows could not be read.
-    Missing(Cause),
-}
 
 /// What elements are told as.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +35,7 @@ pub enum Item {
 #[derive(Debug)]
 pub struct Values {
     kind: Type,
+    platform: Platform,
     order: ByteOrder,
     /// The length of an element, or of a unit of a text.
     unit: u64,
@@ -159,6 +60,7 @@ impl Values {
     pub fn new(kind: Type, platform: &Platform, order: ByteOrder, count: u64) -> Self {
         Self {
             kind,
+            platform: *platform,
             order,
             unit: kind.unit(platform),
             left: count,
@@ -245,27 +147,14 @@ impl Values {
     /// An element of a fixed length has been seen to its end.
     fn whole<E>(&mut self, each: &mut EachItem<'_, E>) -> Result<(), E> {
         self.left -= 1;
-        let item = match self.broken {
-            Some(cause) => Item::Missing(span(self.start, self.seen), cause),
-            None => Item::Value(self.start, self.value()),
+        let number = self.kind.number(&self.bytes, &self.platform, self.order);
+        let item = match (self.broken, number) {
+            (Some(cause), _) => Item::Missing(span(self.start, self.seen), cause),
+            (None, Some(number)) => Item::Value(self.start, Value::Number(number)),
+            (None, None) => Item::Rest(self.start, self.seen),
         };
         self.seen = 0;
         each(item)
-    }
-
-    fn value(&self) -> Value {
-        let number = number(&self.bytes, self.order);
-        match self.kind {
-            Type::Signed(len) => {
-                let unused = 64_u32.saturating_sub(8 * u32::from(len));
-                Value::Signed((number << unused).cast_signed() >> unused)
-            }
-            // Four bytes make a number of 32 bits.
-            Type::Float(4) => Value::Float32(f32::from_bits(number as u32)),
-            Type::Float(_) => Value::Float64(f64::from_bits(number)),
-            Type::Pointer => Value::Pointer(Address::new(number)),
-            Type::Unsigned(_) | Type::Text | Type::Utf16 => Value::Unsigned(number),
-        }
     }
 
     /// Elements of a fixed length that have missing bytes.
@@ -311,10 +200,7 @@ impl Values {
         self.seen = 0;
         let bytes = std::mem::take(&mut self.bytes);
         let value = match self.kind {
-            Type::Utf16 => {
-                let units = bytes.chunks_exact(2).map(|unit| number(unit, self.order) as u16);
-                Value::Utf16(units.collect(), ending)
-            }
+            Type::Utf16 => Value::Utf16(utf16::units(&bytes, self.order).collect(), ending),
             _ => Value::Text(bytes, ending),
         };
         each(Item::Value(self.start, value))
@@ -323,14 +209,6 @@ impl Values {
 
 fn span(start: Address, len: u64) -> Span {
     Span::from_len(start, len).unwrap_or(Span::empty_at(start))
-}
-
-fn number(bytes: &[u8], order: ByteOrder) -> u64 {
-    let add = |number: u64, &byte: &u8| number << 8 | u64::from(byte);
-    match order {
-        ByteOrder::Little => bytes.iter().rev().fold(0, add),
-        ByteOrder::Big => bytes.iter().fold(0, add),
-    }
 }
 
 #[cfg(test)]
@@ -365,40 +243,10 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_every_type() {
-        let bytes = [0xfe, 0xff, 0xff, 0xff, 0, 0, 0xf0, 0x3f];
-        let one = |kind, order| match items(kind, order, 1, &[Chunk::Bytes(at(16), &bytes)]).remove(0) {
-            Item::Value(place, value) if place == at(16) => value,
-            other => panic!("{other:?}"),
-        };
-        for (kind, little, big) in [
-            ("u8", Value::Unsigned(0xfe), Value::Unsigned(0xfe)),
-            ("u16", Value::Unsigned(0xfffe), Value::Unsigned(0xfeff)),
-            ("u32", Value::Unsigned(0xffff_fffe), Value::Unsigned(0xfeff_ffff)),
-            ("u64", Value::Unsigned(0x3ff0_0000_ffff_fffe), Value::Unsigned(0xfeff_ffff_0000_f03f)),
-            ("i8", Value::Signed(-2), Value::Signed(-2)),
-            ("i16", Value::Signed(-2), Value::Signed(-257)),
-            ("i32", Value::Signed(-2), Value::Signed(-0x0100_0001)),
-            ("i64", Value::Signed(0x3ff0_0000_ffff_fffe), Value::Signed(-0x0100_0000_ffff_0fc1)),
-            (
-                "f64",
-                Value::Float64(f64::from_bits(0x3ff0_0000_ffff_fffe)),
-                Value::Float64(f64::from_bits(0xfeff_ffff_0000_f03f)),
-            ),
-            ("ptr", Value::Pointer(at(0x3ff0_0000_ffff_fffe)), Value::Pointer(at(0xfeff_ffff_0000_f03f))),
-        ] {
-            assert_eq!(one(kind, ByteOrder::Little), little, "{kind}");
-            assert_eq!(one(kind, ByteOrder::Big), big, "{kind}");
-        }
-        let float = items("f32", ByteOrder::Little, 1, &[Chunk::Bytes(at(0), &1.5_f32.to_le_bytes())]);
-        assert_eq!(float, [Item::Value(at(0), Value::Float32(1.5))]);
-    }
-
-    #[test]
     fn elements_lie_across_parts() {
         let chunks =
             [Chunk::Bytes(at(0), &[1, 0, 2]), Chunk::Zeros(gap(3, 5)), Chunk::Bytes(at(5), &[1, 0xff])];
-        let value = |place, number| Item::Value(at(place), Value::Unsigned(number));
+        let value = |place, number| Item::Value(at(place), Value::Number(Number::Unsigned(number)));
         assert_eq!(
             items("u16", ByteOrder::Little, 9, &chunks),
             [value(0, 1), value(2, 2), value(4, 0x100), Item::Rest(at(6), 1)]
@@ -416,11 +264,11 @@ mod tests {
         assert_eq!(
             items("u16", ByteOrder::Little, 9, &chunks),
             [
-                Item::Value(at(0), Value::Unsigned(1)),
+                Item::Value(at(0), Value::Number(Number::Unsigned(1))),
                 Item::Missing(gap(2, 4), Cause::Guard),
                 Item::Missing(gap(4, 8), Cause::Guard),
                 Item::Missing(gap(8, 10), Cause::Guard),
-                Item::Value(at(10), Value::Unsigned(7)),
+                Item::Value(at(10), Value::Number(Number::Unsigned(7))),
             ]
         );
         let huge = [Chunk::Missing(gap(0, 1 << 60), Cause::NotMapped)];
@@ -459,14 +307,5 @@ mod tests {
                 Item::Rest(at(10), 1),
             ]
         );
-    }
-
-    #[test]
-    fn names_lead_to_types_and_back() {
-        for (name, kind) in Type::NAMES {
-            assert_eq!(kind.name(), name);
-            assert_eq!(name.parse(), Ok(kind));
-        }
-        assert!("u128".parse::<Type>().is_err());
     }
 }
