@@ -9,6 +9,7 @@ use memfetch::{Address, Permissions, Platform, Region, Span};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::json;
 use crate::plan::ChangeView;
 use crate::quantity::{Units, count, size};
 use crate::text::{Paint, hex, printable};
@@ -135,7 +136,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn json(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
-        serde_json::to_writer(&mut self.out, entry).map_err(std::io::Error::from)?;
+        json::write(&mut self.out, entry)?;
         Ok(self.out.write_all(b"\n")?)
     }
 

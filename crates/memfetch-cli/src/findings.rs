@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::coverage;
 use crate::failure::Failure;
+use crate::json;
 use crate::places::{Place, Places};
 use crate::plan::{Find, Report, Wanted};
 use crate::text::{Paint, hex, printable};
@@ -114,8 +115,7 @@ impl<'a, W: Write> Findings<'a, W> {
                 }
             }
             Report::Json => {
-                serde_json::to_writer(&mut self.out, &coverage::Object { complete, coverage })
-                    .map_err(std::io::Error::from)?;
+                json::write(&mut self.out, &coverage::Object { complete, coverage })?;
                 self.out.write_all(b"\n")?;
             }
             _ => {}
@@ -223,7 +223,7 @@ impl<'a, W: Write> Findings<'a, W> {
             bytes: hex(sighting.bytes()),
             text: std::str::from_utf8(sighting.bytes()).ok().filter(|text| !text.contains(char::is_control)),
         };
-        serde_json::to_writer(&mut self.out, &entry).map_err(std::io::Error::from)?;
+        json::write(&mut self.out, &entry)?;
         Ok(self.out.write_all(b"\n")?)
     }
 }

@@ -11,6 +11,7 @@ mod failure;
 mod findings;
 mod generate;
 mod hints;
+mod json;
 mod map_table;
 mod places;
 mod plan;

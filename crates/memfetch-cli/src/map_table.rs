@@ -6,6 +6,7 @@ use memfetch::{Backing, Cause, Memory, PageRun, PageRuns, PageState, Permissions
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::json;
 use crate::plan::Layout;
 use crate::quantity::{Units, count, size};
 use crate::text::{Paint, cut_middle, printable};
@@ -185,7 +186,7 @@ fn write_json(
             pages,
         };
         out.write_all(separator.as_bytes())?;
-        serde_json::to_writer(&mut *out, &entry).map_err(std::io::Error::from)?;
+        json::write(&mut *out, &entry)?;
         separator = ",\n";
         Ok(())
     })?;

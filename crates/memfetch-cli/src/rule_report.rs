@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use memfetch::query::rules::{MetadataValue, RuleMatch, RuleReport, StringMatch};
 use serde::Serialize;
 
+use crate::json;
 use crate::places::{Place, Places};
 use crate::text::{hex, printable};
 
@@ -33,7 +34,7 @@ pub fn print(
     look: RuleLook,
 ) -> io::Result<()> {
     if look.json {
-        serde_json::to_writer(&mut *out, &json(rule, places))?;
+        json::write(&mut *out, &object(rule, places))?;
         return writeln!(out);
     }
     if look.namespace {
@@ -135,7 +136,7 @@ struct JsonString<'a> {
     place: Place,
 }
 
-fn json<'a>(rule: &'a RuleMatch, places: &mut Places<'_>) -> JsonRule<'a> {
+fn object<'a>(rule: &'a RuleMatch, places: &mut Places<'_>) -> JsonRule<'a> {
     let strings = rule.strings.iter().map(|string| JsonString {
         string,
         bytes: hex(&string.bytes),

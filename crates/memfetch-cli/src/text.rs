@@ -43,6 +43,12 @@ pub fn hex(bytes: &[u8]) -> String {
     digits
 }
 
+/// Whether a character does nothing to a terminal but stand there.
+#[must_use]
+pub fn is_harmless(c: char) -> bool {
+    !c.is_control() && !turns_writing(c)
+}
+
 /// Bidirectional controls, and line and paragraph separators.
 const fn turns_writing(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')

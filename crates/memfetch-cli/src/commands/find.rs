@@ -43,7 +43,7 @@ pub fn run(plan: &Find) -> Result<Ending, Failure> {
     })?;
     let found = findings.found() > 0;
     let enough = plan.max_count.is_some_and(|most| findings.found() >= most);
-    let complete = swept.result.is_ok() && !enough;
+    let complete = swept.result.is_ok() && !enough && source.shortfall().is_none();
     match failure.map_or(Ok(()), Err).and_then(|()| findings.finish(&swept.coverage, complete)) {
         // Whoever has read enough still learns how it ended.
         Err(failure) if failure.is_broken_pipe() => {}

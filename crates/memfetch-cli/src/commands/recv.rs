@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::ending::Ending;
 use crate::failure::Failure;
+use crate::json;
 use crate::plan::{Recv, Telling};
 use crate::progress::Bar;
 use crate::quantity::{Units, duration, size};
@@ -91,7 +92,7 @@ fn tell(received: &Received, plan: &Recv) -> Result<(), Failure> {
 }
 
 fn line(event: &Event<'_>) -> Result<String, Failure> {
-    Ok(serde_json::to_string(event).map_err(io::Error::from)? + "\n")
+    Ok(json::line(event)? + "\n")
 }
 
 /// What came, in words; its lines end in newlines.

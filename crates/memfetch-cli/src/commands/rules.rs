@@ -11,6 +11,7 @@ use super::find::tell_shortfall;
 use crate::coverage::{self, Object};
 use crate::ending::Ending;
 use crate::failure::Failure;
+use crate::json;
 use crate::places::Places;
 use crate::plan::{Find, Report, RuleFiles};
 use crate::report::report;
@@ -55,9 +56,12 @@ pub fn run(plan: &Find, files: &RuleFiles, source: &Source) -> Result<Ending, Fa
         match plan.report {
             Report::Count => writeln!(out, "{found}")?,
             Report::Json => {
-                serde_json::to_writer(
+                json::write(
                     &mut out,
-                    &Object { complete: told.is_whole(), coverage: &told.coverage },
+                    &Object {
+                        complete: told.is_whole() && source.shortfall().is_none(),
+                        coverage: &told.coverage,
+                    },
                 )?;
                 out.write_all(b"\n")?;
             }

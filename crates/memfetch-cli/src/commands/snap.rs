@@ -12,6 +12,7 @@ use memfetch::{Connection, Memory, ModeChoice, Process, Report, Snapshot};
 use crate::args::ModeWord;
 use crate::ending::Ending;
 use crate::failure::Failure;
+use crate::json;
 use crate::plan::{Output, Shape, Snap, Telling};
 use crate::progress::Bar;
 use crate::report::{print, print_bytes, report};
@@ -130,7 +131,7 @@ fn tell(told: &summary::Snapshot<'_>, plan: &Snap) -> Result<(), Failure> {
     let text = match plan.telling {
         Telling::Nothing => return Ok(()),
         Telling::Summary => told.paragraph(),
-        Telling::Json => serde_json::to_string(told).map_err(io::Error::from)? + "\n",
+        Telling::Json => json::line(told)? + "\n",
     };
     if plan.telling == Telling::Json && plan.output != Output::Stdout && !plan.shows_index {
         print(&text)?;

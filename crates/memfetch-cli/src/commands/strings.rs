@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::args::RadixWord;
 use crate::ending::Ending;
 use crate::failure::Failure;
+use crate::json;
 use crate::places::{Place, Places};
 use crate::plan::{StringLayout, Strings};
 use crate::text::printable;
@@ -59,8 +60,8 @@ pub fn run(plan: &Strings) -> Result<Ending, Failure> {
     }
     let found = lines.found;
     let has_enough = lines.has_enough;
-    lines.end(&swept)?;
     let shortfall = source.shortfall();
+    lines.end(&swept, shortfall.is_none())?;
     if let Some(why) = &shortfall {
         let name = printable(&plan.source);
         let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost was not looked at");
@@ -74,8 +75,13 @@ pub fn run(plan: &Strings) -> Result<Ending, Failure> {
         let _ = write!(io::stderr(), "{early}{}", coverage::paragraph(&swept.coverage));
     }
     swept.result?;
-    let ending = if found == 0 || shortfall.is_some() { Ending::Different } else { Ending::Done };
-    Ok(if swept.coverage.gaps.is_empty() { ending } else { Ending::Gaps })
+    Ok(if !swept.coverage.gaps.is_empty() || shortfall.is_some() {
+        Ending::Gaps
+    } else if found == 0 {
+        Ending::Different
+    } else {
+        Ending::Done
+    })
 }
 
 /// A string in JSON.
@@ -140,7 +146,7 @@ impl<W: Write> Lines<'_, W> {
             continued: text.continued,
             continues: text.continues,
         };
-        serde_json::to_writer(&mut self.line, &entry)?;
+        json::write(&mut self.line, &entry)?;
         self.line.push(b'\n');
         Ok(())
     }
@@ -165,7 +171,7 @@ impl<W: Write> Lines<'_, W> {
     }
 
     /// Writes what stands at the end.
-    fn end(mut self, swept: &Swept) -> Result<(), Failure> {
+    fn end(mut self, swept: &Swept, whole: bool) -> Result<(), Failure> {
         if self.plan.layout == StringLayout::Count {
             if self.plan.json {
                 writeln!(self.out, "{{\"count\":{}}}", self.found)?;
@@ -174,9 +180,9 @@ impl<W: Write> Lines<'_, W> {
             }
         }
         if self.plan.json && !self.plan.quiet {
-            let complete = !self.has_enough && swept.result.is_ok();
+            let complete = whole && !self.has_enough && swept.result.is_ok();
             let object = coverage::Object { complete, coverage: &swept.coverage };
-            serde_json::to_writer(&mut self.out, &object).map_err(io::Error::from)?;
+            json::write(&mut self.out, &object)?;
             self.out.write_all(b"\n")?;
         }
         Ok(self.out.flush()?)

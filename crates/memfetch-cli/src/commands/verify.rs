@@ -1,7 +1,6 @@
 //! `memfetch verify`.
 
 use std::fmt::Write as _;
-use std::io;
 use std::path::Path;
 
 use memfetch::Image;
@@ -10,6 +9,7 @@ use serde::Serialize;
 
 use crate::ending::Ending;
 use crate::failure::Failure;
+use crate::json;
 use crate::plan::{Telling, Verify};
 use crate::progress::Bar;
 use crate::quantity::{Units, count, size};
@@ -49,7 +49,7 @@ fn check(path: &Path, telling: Telling) -> Result<Ending, Failure> {
         Telling::Nothing => String::new(),
         Telling::Json => {
             let entry = Entry { path: path.to_string_lossy(), verdict: &verdict };
-            serde_json::to_string(&entry).map_err(io::Error::from)? + "\n"
+            json::line(&entry)? + "\n"
         }
         Telling::Summary => format!("{name}: {}", sentence(&verdict)),
     };

@@ -136,6 +136,17 @@ impl Snap {
                 "leave one of `-s` and `--mode live` out",
             ));
         }
+        if args.at_fault
+            && args
+                .output
+                .as_ref()
+                .is_some_and(|output| output.as_os_str().as_encoded_bytes().starts_with(b"tcp://"))
+        {
+            return Err(Failure::usage(
+                "nobody knows how long a fault takes to come, and a peer does not wait so long",
+                "write a file, and send it when it is there",
+            ));
+        }
         if args.at_fault && several {
             return Err(Failure::usage("one process can be waited for at a time", "a call for each"));
         }

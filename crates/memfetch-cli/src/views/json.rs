@@ -1,6 +1,6 @@
 //! [`Json`]: one object, written part by part.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
 
 use memfetch::query::reader::Chunk;
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Show;
 use crate::failure::Failure;
+use crate::json;
 use crate::places::Place;
 use crate::text::hex;
 
@@ -49,12 +50,12 @@ impl<W: Write> List<W> {
         } else {
             self.begin()?;
         }
-        Ok(serde_json::to_writer(&mut self.out, element).map_err(io::Error::from)?)
+        Ok(json::write(&mut self.out, element)?)
     }
 
     fn begin(&mut self) -> Result<(), Failure> {
         self.begun = true;
-        let head = serde_json::to_string(&self.subject).map_err(io::Error::from)?;
+        let head = json::line(&self.subject)?;
         let head = head.strip_suffix('}').unwrap_or(&head);
         Ok(writeln!(self.out, "{head},\"{}\":[", self.name)?)
     }
@@ -64,7 +65,7 @@ impl<W: Write> List<W> {
         if !self.begun {
             self.begin()?;
         }
-        let gaps = serde_json::to_string(gaps).map_err(io::Error::from)?;
+        let gaps = json::line(gaps)?;
         writeln!(self.out, "\n],\"gaps\":{gaps}}}")?;
         Ok(self.out.flush()?)
     }
