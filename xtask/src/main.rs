@@ -4,6 +4,7 @@ mod bench;
 mod benchmarks;
 mod check;
 mod docs;
+mod golden;
 mod rules;
 mod run;
 mod tools;
@@ -15,6 +16,7 @@ const USAGE: &str = "\
 cargo xtask test            everything that must hold: format, lints, import rules, tests, documentation
 cargo xtask bench [NAME]... benchmarks side by side with other programs, into docs/benchmarks.md
 cargo xtask docs            manual pages and completions, into target/docs
+cargo xtask golden          what every command says of every committed core, into the golden files of its test
 ";
 
 fn main() -> ExitCode {
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     let done = match arguments.split_first() {
         Some((command, [])) if command == "test" => check::everything(&root),
         Some((command, [])) if command == "docs" => docs::write(&root),
+        Some((command, [])) if command == "golden" => golden::write(&root),
         Some((command, names)) if command == "bench" => bench::compare(&root, names),
         _ => {
             eprint!("{USAGE}");
