@@ -184,8 +184,8 @@ type Held = Result<(Vec<Thread>, StopReport), StopError>;
 /// # Errors
 ///
 /// [`StopError::Traced`], [`StopError::Refused`], [`StopError::NoThreads`] where it has died,
-/// [`StopError::Itself`], [`StopError::Busy`]; [`StopError::NoFault`] where it ended while a fault was waited for. After these the process runs on, as if nothing had been. After
-/// [`StopError::Stuck`] threads of it may stay under trace until the kernel answers, or the calling process ends.
+/// [`StopError::Itself`], [`StopError::Busy`]; [`StopError::NoFault`] where it ended while a fault was waited for,
+/// [`StopError::FaultLost`]. After these the process runs on, as if nothing had been. After [`StopError::Stuck`] threads of it may stay under trace until the kernel answers, or the calling process ends.
 pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
     if u32::try_from(pid) == Ok(std::process::id()) {
         return Err(StopError::Itself);
@@ -397,6 +397,11 @@ fn trace(
         return tracer.report;
     }
     let threads = tracer.threads();
+    if options.at_fault && !threads.first().is_some_and(|thread| thread.signal.is_some()) {
+        tracer.leave();
+        let _ = outbox.send(Err(StopError::FaultLost));
+        return tracer.report;
+    }
     tracer.report.pause = tracer.held_for();
     if outbox.send(Ok((threads, tracer.report.clone()))).is_ok() {
         while !tracer.is_bereft() {

@@ -85,6 +85,11 @@ impl Tracee {
         matches!(self.state, State::Held(_))
     }
 
+    /// Whether it was let go.
+    pub fn is_free(&self) -> bool {
+        matches!(self.state, State::Free)
+    }
+
     /// Has it stop, if it runs.
     pub fn interrupt(&self) {
         if let State::Running(running) = &self.state {

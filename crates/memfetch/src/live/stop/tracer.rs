@@ -35,7 +35,7 @@ const LINGERING: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Tracer {
     pub(super) target: Pid,
-    processes: Vec<Pid>,
+    pub(super) processes: Vec<Pid>,
     strangers: HashSet<Pid>,
     newest: Option<String>,
     pub(super) tracees: Vec<Tracee>,
@@ -136,7 +136,8 @@ impl Tracer {
         Ok(())
     }
 
-    /// The threads of the target, first thread first, with what is known of them.
+    /// The threads of the target, first thread first, with what is known of them. Before it the one that met a fault,
+    /// which may be that of a process that shares the memory.
     pub fn threads(&mut self) -> Vec<Thread> {
         let mut threads = Vec::new();
         for tracee in &mut self.tracees {
@@ -147,7 +148,7 @@ impl Tracer {
             }
             self.report.threads += 1;
             self.report.partial += usize::from(!complete);
-            if tracee.task.process == self.target {
+            if tracee.task.process == self.target || Some(tracee.task.tid) == self.caught {
                 threads.push(tracee.describe(self.registers.then_some(self.word)));
             }
         }
@@ -352,14 +353,7 @@ impl Tracer {
     /// `CLONE_VM`).
     fn find_sharers(&mut self) -> Result<(), StopError> {
         self.newest = tasks::newest_task();
-        // A dead first thread has no address space to compare.
-        let Some(witness) = tasks::threads_of(self.target)
-            .unwrap_or_default()
-            .into_iter()
-            .find(|tid| !is_dead(Task { process: self.target, tid: *tid }))
-        else {
-            return Ok(());
-        };
+        let Some(witness) = self.witness() else { return Ok(()) };
         let own = std::process::id();
         for process in tasks::processes().unwrap_or_default() {
             if process == self.target || !self.strangers.insert(process) {
@@ -375,6 +369,12 @@ impl Tracer {
             }
         }
         Ok(())
+    }
+
+    /// A thread of the target that has an address space to compare, which a dead first thread has not.
+    pub(super) fn witness(&self) -> Option<Tid> {
+        let listed = tasks::threads_of(self.target).unwrap_or_default();
+        listed.into_iter().find(|tid| !is_dead(Task { process: self.target, tid: *tid }))
     }
 
     fn wait_for_stops(&mut self, until: Instant) {
