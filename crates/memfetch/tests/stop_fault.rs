@@ -129,6 +129,39 @@ fn what_is_ignored_is_no_fault_and_interrupts_nothing() {
 }
 
 #[test]
+fn a_process_that_runs_can_be_told_to_continue() {
+    watchdog();
+    let calls = ["epoll_wait", "epoll_wait-1h", "semop", "sigtimedwait"];
+    let mut target = Target::spawn("blocked", &calls);
+    let waiting = watch(target.pid());
+    for _ in 0..50 {
+        signals::send(target.pid(), 18);
+        eventually("its sleep", || states(target.pid()).iter().all(|state| *state == 'S'));
+    }
+    assert_eq!(target.ask("returns"), "0");
+    target.tell("exit");
+    assert!(matches!(waiting.join().unwrap(), Err(StopError::NoFault)));
+}
+
+#[test]
+fn threads_that_meet_a_fault_together_end_it_only_afterwards() {
+    const THREADS: usize = 8;
+    watchdog();
+    for _ in 0..20 {
+        let mut target = Target::spawn("fault-together", &[&THREADS.to_string()]);
+        let waiting = watch(target.pid());
+        target.tell("go");
+        let frozen = waiting.join().unwrap().unwrap();
+        assert_eq!(frozen.threads().len(), THREADS + 1);
+        let signal = frozen.threads()[0].signal.as_ref().unwrap();
+        assert_eq!((signal.number, number(&signal.bytes, 16)), (SEGV, 0));
+        assert!(states(target.pid()).iter().all(|state| *state == 't'));
+        drop(frozen);
+        eventually("its end", || !target.is_alive());
+    }
+}
+
+#[test]
 fn job_control_works_meanwhile() {
     watchdog();
     let mut target = Target::spawn("faults", &["handled"]);

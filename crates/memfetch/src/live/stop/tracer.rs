@@ -124,7 +124,7 @@ impl Tracer {
             self.wait_for_stops(until);
             if !self.busy.is_empty() {
                 sleep(EXEC_LOOKS);
-                self.pass(Phase::Holding);
+                self.pass(self.holding());
             }
         }
         self.leave_out_busy()?;
@@ -160,7 +160,7 @@ impl Tracer {
     /// that; threads that stop late are put back before their calls.
     pub fn tend(&mut self) {
         self.reap();
-        self.pass(Phase::Holding);
+        self.pass(self.holding());
     }
 
     /// Whether all threads have died.
@@ -172,7 +172,7 @@ impl Tracer {
     /// is under way. The calling thread should end right after.
     pub fn leave(&mut self) {
         // A late stop that came since the last look must be mended before it is resumed like any other.
-        self.pass(Phase::Holding);
+        self.pass(self.holding());
         // The first thread first, for the reason for which it was seized last.
         for first in [true, false] {
             for tracee in &mut self.tracees {
@@ -212,6 +212,7 @@ impl Tracer {
     /// put back before its call, our death would interrupt that call: so those before are looked at in between.
     fn interrupt_from(&mut self, index: usize) {
         const RECENT: usize = 3;
+        let holding = self.holding();
         let report = &mut self.report;
         for next in index..self.tracees.len() {
             for (position, tracee) in
@@ -220,7 +221,7 @@ impl Tracer {
                 if position == next {
                     tracee.interrupt();
                 } else {
-                    tracee.look(Phase::Holding, report);
+                    tracee.look(holding, report);
                 }
             }
         }
@@ -381,7 +382,7 @@ impl Tracer {
         let mut asked = Instant::now();
         let mut quiet_looks = 0;
         loop {
-            let arrived = self.pass(Phase::Holding);
+            let arrived = self.pass(self.holding());
             if self.step().is_err() || !self.tracees.iter().any(Tracee::is_awaited) {
                 return;
             }
@@ -404,6 +405,11 @@ impl Tracer {
             }
             rest(quiet_looks);
         }
+    }
+
+    /// What becomes of what stops while all are held.
+    fn holding(&self) -> Phase {
+        if self.caught.is_some() { Phase::Keeping } else { Phase::Holding }
     }
 
     /// Looks once at every tracee that runs; returns how many had stopped or died.
