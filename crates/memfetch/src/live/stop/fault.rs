@@ -12,6 +12,13 @@
 //!
 //! A fault that the processor finds cannot be ignored or blocked: the kernel takes both back, and the process dies of it
 //! (`force_sig_info` in kernel/signal.c). It is seen all the same.
+//!
+//! # What the wait cannot hide
+//!
+//! - The relative time limit of a call that was put back starts anew with each ignored signal (SIGWINCH, SIGCHLD, ...): a
+//!   call whose limit is longer than the time between two of them does not time out.
+//! - A set-user-id program, or one with file capabilities, that the target calls exec of does not get these privileges,
+//!   unless the tracer had CAP_SYS_PTRACE when it attached (execve(2), ptrace(2)).
 
 use std::io;
 use std::time::Instant;
