@@ -47,7 +47,8 @@ impl Tracer {
             let (tid, status) = match wait::next() {
                 Ok(told) => told,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Err(StopError::NoFault),
+                Err(_) if self.witness().is_none() => return Err(StopError::NoFault),
+                Err(source) => return Err(StopError::Os { action: "waiting for a fault", source }),
             };
             match status {
                 // The end of a first thread is told when all others have ended.
@@ -56,6 +57,7 @@ impl Tracer {
                 }
                 Status::Exited { .. } | Status::Killed { .. } => {
                     let _ = wait::reap(tid);
+                    self.watch.leave(tid);
                     self.tracees.retain(|tracee| tracee.task.tid != tid);
                     // The number may be that of another process from here on.
                     self.processes.retain(|process| *process != tid);
@@ -72,6 +74,7 @@ impl Tracer {
             let (is_held, is_free) = (tracee.is_held(), tracee.is_free());
             if is_free {
                 self.tracees.swap_remove(place);
+                self.watch.leave(tid);
             } else if is_held && is_ours {
                 self.began = Some(Instant::now());
                 self.caught = Some(tid);
@@ -106,7 +109,14 @@ impl Tracer {
     /// memory no more.
     fn follow_exec(&mut self, tid: Tid) {
         let process = process_of(tid).unwrap_or(tid);
-        self.tracees.retain(|tracee| tracee.task.process != process || tracee.task.tid == tid);
+        let watch = &self.watch;
+        self.tracees.retain(|tracee| {
+            let is_left = tracee.task.process != process || tracee.task.tid == tid;
+            if !is_left {
+                watch.leave(tracee.task.tid);
+            }
+            is_left
+        });
         if process != self.target {
             self.disown(process);
         }

@@ -52,6 +52,7 @@ mod tasks;
 mod tracee;
 mod tracer;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -147,7 +148,7 @@ enum Order {
 #[derive(Debug, Default)]
 struct Watch {
     /// The seized threads that are not the first of their process.
-    seized: Mutex<Vec<Tid>>,
+    seized: Mutex<HashSet<Tid>>,
     /// Grows as long as the tracing thread gets on.
     steps: AtomicU64,
     /// The target runs under trace, for as long as it likes.
@@ -340,7 +341,12 @@ impl Watch {
     }
 
     fn enter(&self, tid: Tid) {
-        self.seized.lock().unwrap_or_else(PoisonError::into_inner).push(tid);
+        self.seized.lock().unwrap_or_else(PoisonError::into_inner).insert(tid);
+    }
+
+    /// A thread has died, or was let go: its number may be that of another one from here on.
+    fn leave(&self, tid: Tid) {
+        self.seized.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
     }
 
     /// Takes note of the deaths of seized threads.
