@@ -207,6 +207,10 @@ pub enum StopError {
     /// It ended before the fault came that was waited for.
     #[error("it has ended, and no fault signal came before that")]
     NoFault,
+    /// The thread that was about to take a fault signal died, by SIGKILL or an exec of another thread, before the others
+    /// stood.
+    #[error("the thread that met a fault died before the others were held")]
+    FaultLost,
     /// It is in the midst of exec, and waits there, for a file system that does not answer for instance.
     #[error("it is in the midst of exec, which does not come to an end")]
     Busy,

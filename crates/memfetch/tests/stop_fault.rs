@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use memfetch::error::StopError;
 use memfetch::live::stop::{FreezeOptions, Frozen, freeze};
 use memfetch::{Error, Image, Process, Snapshot, Threads};
+use memfetch_testkit::target::status_of;
 use memfetch_testkit::{Target, signals};
 use stopping::{eventually, states, watchdog};
 
@@ -128,6 +129,39 @@ fn what_is_ignored_is_no_fault_and_interrupts_nothing() {
 }
 
 #[test]
+fn a_process_that_runs_can_be_told_to_continue() {
+    watchdog();
+    let calls = ["epoll_wait", "epoll_wait-1h", "semop", "sigtimedwait"];
+    let mut target = Target::spawn("blocked", &calls);
+    let waiting = watch(target.pid());
+    for _ in 0..50 {
+        signals::send(target.pid(), 18);
+        eventually("its sleep", || states(target.pid()).iter().all(|state| *state == 'S'));
+    }
+    assert_eq!(target.ask("returns"), "0");
+    target.tell("exit");
+    assert!(matches!(waiting.join().unwrap(), Err(StopError::NoFault)));
+}
+
+#[test]
+fn threads_that_meet_a_fault_together_end_it_only_afterwards() {
+    const THREADS: usize = 8;
+    watchdog();
+    for _ in 0..20 {
+        let mut target = Target::spawn("fault-together", &[&THREADS.to_string()]);
+        let waiting = watch(target.pid());
+        target.tell("go");
+        let frozen = waiting.join().unwrap().unwrap();
+        assert_eq!(frozen.threads().len(), THREADS + 1);
+        let signal = frozen.threads()[0].signal.as_ref().unwrap();
+        assert_eq!((signal.number, number(&signal.bytes, 16)), (SEGV, 0));
+        assert!(states(target.pid()).iter().all(|state| *state == 't'));
+        drop(frozen);
+        eventually("its end", || !target.is_alive());
+    }
+}
+
+#[test]
 fn job_control_works_meanwhile() {
     watchdog();
     let mut target = Target::spawn("faults", &["handled"]);
@@ -173,6 +207,40 @@ fn a_process_is_followed_through_exec() {
     let image = Image::open(&path).unwrap();
     assert_eq!(image.threads().unwrap()[0].signal.as_ref().unwrap().number, SEGV);
     assert!(image.process().unwrap().arguments.to_string_lossy().contains("kill -SEGV"));
+}
+
+#[test]
+fn a_process_that_shares_the_memory_is_let_go_at_its_exec() {
+    watchdog();
+    let mut target = Target::spawn("vfork-exec", &[]);
+    let child = i32::try_from(target.number("child")).unwrap();
+    let waiting = watch(target.pid());
+    eventually("the watch of the child", || is_traced(child));
+    target.ask("exec");
+    let command = || std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
+    eventually("exec", || command().starts_with("sleep"));
+    eventually("its release", || status_of(child, "TracerPid") == 0);
+    // Its fault is its own.
+    signals::send(child, SEGV);
+    eventually("its end", || states(child) == ['Z']);
+    assert!(!waiting.is_finished());
+    assert!(is_traced(target.pid()));
+    target.tell("exit");
+    assert!(matches!(waiting.join().unwrap(), Err(StopError::NoFault)));
+}
+
+#[test]
+fn a_fault_of_a_process_that_shares_the_memory_counts() {
+    watchdog();
+    let target = Target::spawn("vfork-exec", &[]);
+    let child = i32::try_from(target.number("child")).unwrap();
+    let waiting = watch(target.pid());
+    eventually("the watch of the child", || is_traced(child));
+    signals::send(child, SEGV);
+    let frozen = waiting.join().unwrap().unwrap();
+    let [first, rest @ ..] = frozen.threads() else { panic!("no threads") };
+    assert_eq!((first.tid, first.signal.as_ref().map(|signal| signal.number)), (child, Some(SEGV)));
+    assert_eq!(rest.len(), 2);
 }
 
 #[test]

@@ -95,7 +95,9 @@ pub struct SnapArgs {
     #[arg(short = 'w', help_heading = "memfetch 2002")]
     pub show_index: bool,
     /// Wait until a thread is about to take SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGPIPE, which it does not ignore, then
-    /// take the snapshot; the signal follows. Ctrl-C ends the wait, and the process runs on
+    /// take the snapshot; the signal follows. Ctrl-C ends the wait, and the process runs on. While it lasts, the time
+    /// limit of a sleeping call starts anew with each signal that the process ignores; and a set-user-id program that
+    /// it executes gets no privileges, unless root waits
     #[arg(short = 's', help_heading = "memfetch 2002")]
     pub at_fault: bool,
     /// Means nothing: memory is never mapped

@@ -1,13 +1,13 @@
 //! Roles that are about faults, and what becomes of their signals.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
 use crate::memory::{PAGE, map};
-use crate::{Role, fact, serve, unknown};
+use crate::{Role, argument, fact, serve, unknown};
 
 /// The roles of this module.
-pub const ROLES: &[Role] = &[("faults", faults)];
+pub const ROLES: &[Role] = &[("faults", faults), ("fault-together", fault_together)];
 
 /// The page that may not be read, and how often its handler and that of SIGUSR1 ran.
 static PLACE: AtomicUsize = AtomicUsize::new(0);
@@ -67,6 +67,33 @@ fn faults(arguments: &[String]) {
         }
         _ if order == "read" || order.starts_with("raise ") => {
             let _ = orders.send(order.to_owned());
+            "told".to_owned()
+        }
+        _ => unknown(order),
+    })
+}
+
+/// `fault-together COUNT`: so many threads that write through a null pointer at the order `go`, all at once.
+fn fault_together(arguments: &[String]) {
+    static GO: AtomicBool = AtomicBool::new(false);
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is read during the call, the other takes numbers.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+        libc::signal(libc::SIGSEGV, libc::SIG_DFL);
+    }
+    for _ in 0..argument(arguments, 0, 8_usize) {
+        std::thread::spawn(|| {
+            while !GO.load(Ordering::SeqCst) {
+                std::hint::spin_loop();
+            }
+            // SAFETY: nothing is written: the kernel keeps the lowest page unmapped. That is what this is about.
+            unsafe { std::arch::asm!("mov byte ptr [{0}], 0", in(reg) 0_usize) };
+        });
+    }
+    serve(|order| match order {
+        "go" => {
+            GO.store(true, Ordering::SeqCst);
             "told".to_owned()
         }
         _ => unknown(order),

@@ -13,6 +13,7 @@ pub const ROLES: &[Role] = &[
     ("spin", spin),
     ("thread-churn", thread_churn),
     ("vfork-parent", vfork_parent),
+    ("vfork-exec", vfork_exec),
     ("zombie-leader", zombie_leader),
     ("sharer", sharer),
     ("exec-loop", exec_loop),
@@ -111,6 +112,40 @@ fn vfork_parent(arguments: &[String]) {
     });
     std::thread::sleep(std::time::Duration::from_millis(50));
     serve(unknown);
+}
+
+/// `vfork-exec`: a process `child` that has the memory of this one until the order `exec` makes it sleep(1).
+fn vfork_exec(_: &[String]) {
+    extern "C" fn child(start: *mut libc::c_void) -> i32 {
+        let start = start.addr();
+        system(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize]);
+        counter(start, 0).store(system(libc::SYS_getpid, []).cast_unsigned(), Ordering::SeqCst);
+        let moment = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        while counter(start, 1).load(Ordering::SeqCst) == 0 {
+            system(libc::SYS_nanosleep, [std::ptr::from_ref(&moment).addr(), 0]);
+        }
+        let words = [c"sleep".as_ptr().addr(), c"1000".as_ptr().addr(), 0];
+        system(libc::SYS_execve, [c"/bin/sleep".as_ptr().addr(), words.as_ptr().addr(), 0]);
+        1
+    }
+    let start = counters(2);
+    std::thread::spawn(move || {
+        clone_sharing_memory(child, start, libc::CLONE_VFORK);
+        loop {
+            std::thread::park();
+        }
+    });
+    while counter(start, 0).load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    fact("child", counter(start, 0).load(Ordering::SeqCst));
+    serve(|order| match order {
+        "exec" => {
+            counter(start, 1).store(1, Ordering::SeqCst);
+            "told".to_owned()
+        }
+        _ => unknown(order),
+    })
 }
 
 /// `zombie-leader`: the first thread has exited; another one counts, a third one serves.

@@ -7,12 +7,23 @@
 //! nothing: the thread is put back into its call. One that is blocked comes when it no longer is; where it is taken by
 //! sigwait(3) or a signalfd it never comes, and is no fault.
 //!
+//! A process that shares the memory (a vfork(2) child) is accompanied as well, and its fault counts: until it calls exec,
+//! from where on it is a process of its own, and is let go.
+//!
 //! A fault that the processor finds cannot be ignored or blocked: the kernel takes both back, and the process dies of it
 //! (`force_sig_info` in kernel/signal.c). It is seen all the same.
+//!
+//! # What the wait cannot hide
+//!
+//! - The relative time limit of a call that was put back starts anew with each ignored signal (SIGWINCH, SIGCHLD, ...): a
+//!   call whose limit is longer than the time between two of them does not time out.
+//! - A set-user-id program, or one with file capabilities, that the target calls exec of does not get these privileges,
+//!   unless the tracer had CAP_SYS_PTRACE when it attached (execve(2), ptrace(2)).
 
 use std::io;
 use std::time::Instant;
 
+use memfetch_sys::process::share_memory;
 use memfetch_sys::ptrace::EVENT_EXEC;
 use memfetch_sys::wait::{self, Status, Stop};
 
@@ -31,11 +42,13 @@ impl Tracer {
     ///
     /// [`StopError::NoFault`] where the target ends before.
     pub fn await_fault(&mut self) -> Result<(), StopError> {
+        self.disown_strangers();
         loop {
             let (tid, status) = match wait::next() {
                 Ok(told) => told,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Err(StopError::NoFault),
+                Err(_) if self.witness().is_none() => return Err(StopError::NoFault),
+                Err(source) => return Err(StopError::Os { action: "waiting for a fault", source }),
             };
             match status {
                 // The end of a first thread is told when all others have ended.
@@ -44,22 +57,25 @@ impl Tracer {
                 }
                 Status::Exited { .. } | Status::Killed { .. } => {
                     let _ = wait::reap(tid);
+                    self.watch.leave(tid);
                     self.tracees.retain(|tracee| tracee.task.tid != tid);
+                    // The number may be that of another process from here on.
+                    self.processes.retain(|process| *process != tid);
                     continue;
                 }
                 Status::Stopped(Stop::Event { event: EVENT_EXEC, .. }) => self.follow_exec(tid),
                 Status::Stopped(_) => {}
                 Status::Nothing => continue,
             }
-            let Some(tracee) = self.tracee(tid) else { continue };
-            let mut report = std::mem::take(&mut self.report);
-            let tracee = self.tracees.get_mut(tracee);
-            let is_held = tracee.is_some_and(|tracee| {
-                tracee.look(Phase::Waiting, &mut report);
-                tracee.is_held()
-            });
-            self.report = report;
-            if is_held {
+            let Some(place) = self.tracee(tid) else { continue };
+            let Some(tracee) = self.tracees.get_mut(place) else { continue };
+            let is_ours = self.processes.contains(&tracee.task.process);
+            tracee.look(if is_ours { Phase::Waiting } else { Phase::Leaving }, &mut self.report);
+            let (is_held, is_free) = (tracee.is_held(), tracee.is_free());
+            if is_free {
+                self.tracees.swap_remove(place);
+                self.watch.leave(tid);
+            } else if is_held && is_ours {
                 self.began = Some(Instant::now());
                 self.caught = Some(tid);
                 self.tracees.iter_mut().for_each(Tracee::learn);
@@ -89,10 +105,44 @@ impl Tracer {
         Some(self.tracees.len() - 1)
     }
 
-    /// Of all threads one is left, which has the number of the process now.
+    /// Of all threads one is left, which has the number of the process now. Where that is not the target, it shares the
+    /// memory no more.
     fn follow_exec(&mut self, tid: Tid) {
-        let of_target = process_of(tid).unwrap_or(tid);
-        self.tracees.retain(|tracee| tracee.task.process != of_target || tracee.task.tid == tid);
+        let process = process_of(tid).unwrap_or(tid);
+        let watch = &self.watch;
+        self.tracees.retain(|tracee| {
+            let is_left = tracee.task.process != process || tracee.task.tid == tid;
+            if !is_left {
+                watch.leave(tracee.task.tid);
+            }
+            is_left
+        });
+        if process != self.target {
+            self.disown(process);
+        }
+    }
+
+    /// Has those let go that called exec before they were seized; from then on it is told.
+    fn disown_strangers(&mut self) {
+        let Some(witness) = self.witness() else { return };
+        let shares = |process: Pid| share_memory(witness, process).unwrap_or(false);
+        let strangers: Vec<Pid> = self
+            .processes
+            .iter()
+            .copied()
+            .filter(|process| *process != self.target && !shares(*process))
+            .collect();
+        for process in strangers {
+            self.disown(process);
+        }
+    }
+
+    /// Has the threads of a process let go as soon as they stop.
+    fn disown(&mut self, process: Pid) {
+        self.processes.retain(|ours| *ours != process);
+        for tracee in self.tracees.iter().filter(|tracee| tracee.task.process == process) {
+            tracee.interrupt();
+        }
     }
 }
 

@@ -52,6 +52,7 @@ mod tasks;
 mod tracee;
 mod tracer;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -147,7 +148,7 @@ enum Order {
 #[derive(Debug, Default)]
 struct Watch {
     /// The seized threads that are not the first of their process.
-    seized: Mutex<Vec<Tid>>,
+    seized: Mutex<HashSet<Tid>>,
     /// Grows as long as the tracing thread gets on.
     steps: AtomicU64,
     /// The target runs under trace, for as long as it likes.
@@ -184,8 +185,8 @@ type Held = Result<(Vec<Thread>, StopReport), StopError>;
 /// # Errors
 ///
 /// [`StopError::Traced`], [`StopError::Refused`], [`StopError::NoThreads`] where it has died,
-/// [`StopError::Itself`], [`StopError::Busy`]; [`StopError::NoFault`] where it ended while a fault was waited for. After these the process runs on, as if nothing had been. After
-/// [`StopError::Stuck`] threads of it may stay under trace until the kernel answers, or the calling process ends.
+/// [`StopError::Itself`], [`StopError::Busy`]; [`StopError::NoFault`] where it ended while a fault was waited for,
+/// [`StopError::FaultLost`]. After these the process runs on, as if nothing had been. After [`StopError::Stuck`] threads of it may stay under trace until the kernel answers, or the calling process ends.
 pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
     if u32::try_from(pid) == Ok(std::process::id()) {
         return Err(StopError::Itself);
@@ -340,7 +341,12 @@ impl Watch {
     }
 
     fn enter(&self, tid: Tid) {
-        self.seized.lock().unwrap_or_else(PoisonError::into_inner).push(tid);
+        self.seized.lock().unwrap_or_else(PoisonError::into_inner).insert(tid);
+    }
+
+    /// A thread has died, or was let go: its number may be that of another one from here on.
+    fn leave(&self, tid: Tid) {
+        self.seized.lock().unwrap_or_else(PoisonError::into_inner).remove(&tid);
     }
 
     /// Takes note of the deaths of seized threads.
@@ -397,6 +403,11 @@ fn trace(
         return tracer.report;
     }
     let threads = tracer.threads();
+    if options.at_fault && !threads.first().is_some_and(|thread| thread.signal.is_some()) {
+        tracer.leave();
+        let _ = outbox.send(Err(StopError::FaultLost));
+        return tracer.report;
+    }
     tracer.report.pause = tracer.held_for();
     if outbox.send(Ok((threads, tracer.report.clone()))).is_ok() {
         while !tracer.is_bereft() {

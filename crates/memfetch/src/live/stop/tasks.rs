@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -205,6 +206,14 @@ impl StatusFile {
         let is_init = self.get("NSpid").and_then(|pids| pids.split_whitespace().last()) == Some("1");
         self.mask("SigCgt") & bit == 0 && (is_init || IGNORED_BY_DEFAULT.contains(&signal))
     }
+
+    /// Whether a signal that this thread takes ends its process.
+    pub fn dies_of(&self, signal: i32) -> bool {
+        /// SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU.
+        const STOPS: RangeInclusive<i32> = 19..=22;
+        let Ok(shift @ 0..64) = u32::try_from(signal - 1) else { return false };
+        !self.ignores(signal) && self.mask("SigCgt") & 1 << shift == 0 && !STOPS.contains(&signal)
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +227,11 @@ mod tests {
         for (signal, ignored) in [(13, true), (17, true), (28, false), (10, false), (15, false), (19, false)]
         {
             assert_eq!(plain.ignores(signal), ignored, "signal {signal}");
+        }
+        for (signal, dies) in
+            [(13, false), (17, false), (28, false), (10, false), (15, true), (11, true), (20, false)]
+        {
+            assert_eq!(plain.dies_of(signal), dies, "signal {signal}");
         }
         let init = status("SigIgn:\t0\nSigCgt:\t4000\nNSpid:\t900\t1\n");
         assert!(init.ignores(10) && !init.ignores(15) && !init.ignores(9));

@@ -38,6 +38,8 @@ pub(super) struct Tracee {
     rewound: Option<Box<Rewound>>,
     /// It waits in the kernel for something that the stop itself holds up.
     is_stuck: bool,
+    /// Job control had stopped it when it was last resumed.
+    is_listening: bool,
     facts: Facts,
 }
 
@@ -65,6 +67,9 @@ pub(super) enum Phase {
     Waiting,
     /// What stops stays stopped.
     Holding,
+    /// As [`Phase::Holding`], also at a signal that is a fault or would kill: what the others met is not to end it before
+    /// it was looked at.
+    Keeping,
     /// What stops is sent on.
     Leaving,
 }
@@ -72,7 +77,14 @@ pub(super) enum Phase {
 impl Tracee {
     /// Of a thread that was just seized.
     pub fn new(task: Task, running: Running, facts: Facts) -> Self {
-        Self { task, state: State::Running(running), rewound: None, is_stuck: false, facts }
+        Self {
+            task,
+            state: State::Running(running),
+            rewound: None,
+            is_stuck: false,
+            is_listening: false,
+            facts,
+        }
     }
 
     /// Whether it has died.
@@ -83,6 +95,11 @@ impl Tracee {
     /// Whether it stands.
     pub fn is_held(&self) -> bool {
         matches!(self.state, State::Held(_))
+    }
+
+    /// Whether it was let go.
+    pub fn is_free(&self) -> bool {
+        matches!(self.state, State::Free)
     }
 
     /// Has it stop, if it runs.
@@ -165,7 +182,7 @@ impl Tracee {
             Stop::Event { signal: SIGTRAP, .. } => {
                 self.mend(&stopped, report);
                 match phase {
-                    Phase::Waiting | Phase::Holding => State::Held(stopped),
+                    Phase::Waiting | Phase::Holding | Phase::Keeping => State::Held(stopped),
                     Phase::Leaving => self.send_off(stopped, 0),
                 }
             }
@@ -177,13 +194,18 @@ impl Tracee {
             }
             Stop::Signal(signal) => {
                 report.signals_forwarded += 1;
+                let status = self.task.status();
                 // To a thread that is traced even a signal comes that is ignored, and wakes it.
-                if self.task.status().is_ok_and(|status| status.ignores(signal)) {
+                if status.as_ref().is_ok_and(|status| status.ignores(signal)) {
                     self.mend(&stopped, report);
                 } else {
                     self.take_back(&stopped, report);
+                    let ends = FAULTS.contains(&signal) || status.is_ok_and(|status| status.dies_of(signal));
+                    if phase == Phase::Keeping && ends {
+                        return State::Held(stopped);
+                    }
                 }
-                if phase == Phase::Holding {
+                if matches!(phase, Phase::Holding | Phase::Keeping) {
                     stopped.interrupt();
                     return State::Running(stopped.resume(signal));
                 }
@@ -199,10 +221,22 @@ impl Tracee {
 
     /// Sends it on from a stop that nobody asked for, unless that is what is waited for.
     fn accompany(&mut self, stopped: Stopped, report: &mut StopReport) -> State {
+        let was_listening = std::mem::take(&mut self.is_listening);
         match stopped.at() {
-            // Its birth, its bearing a thread, its exec, or the end of a stop by job control.
-            Stop::Event { signal: SIGTRAP, .. } | Stop::Syscall => State::Running(stopped.resume(0)),
-            Stop::Event { .. } => State::Running(stopped.listen()),
+            // Its birth, its bearing a thread, its exec, or SIGCONT, which stops all threads that are traced: those that
+            // were stopped return EINTR without us as well, those that ran would not have noticed.
+            Stop::Event { signal: SIGTRAP, .. } => {
+                if !was_listening {
+                    self.mend(&stopped, report);
+                }
+                State::Running(stopped.resume(0))
+            }
+            Stop::Event { .. } => {
+                self.take_back(&stopped, report);
+                self.is_listening = true;
+                State::Running(stopped.listen())
+            }
+            Stop::Syscall => State::Running(stopped.resume(0)),
             Stop::Signal(signal) => {
                 if self.task.status().is_ok_and(|status| status.ignores(signal)) {
                     // Were it not traced, it would not even have woken up.

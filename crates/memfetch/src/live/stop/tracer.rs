@@ -35,7 +35,7 @@ const LINGERING: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Tracer {
     pub(super) target: Pid,
-    processes: Vec<Pid>,
+    pub(super) processes: Vec<Pid>,
     strangers: HashSet<Pid>,
     newest: Option<String>,
     pub(super) tracees: Vec<Tracee>,
@@ -124,7 +124,7 @@ impl Tracer {
             self.wait_for_stops(until);
             if !self.busy.is_empty() {
                 sleep(EXEC_LOOKS);
-                self.pass(Phase::Holding);
+                self.pass(self.holding());
             }
         }
         self.leave_out_busy()?;
@@ -136,7 +136,8 @@ impl Tracer {
         Ok(())
     }
 
-    /// The threads of the target, first thread first, with what is known of them.
+    /// The threads of the target, first thread first, with what is known of them. Before it the one that met a fault,
+    /// which may be that of a process that shares the memory.
     pub fn threads(&mut self) -> Vec<Thread> {
         let mut threads = Vec::new();
         for tracee in &mut self.tracees {
@@ -147,7 +148,7 @@ impl Tracer {
             }
             self.report.threads += 1;
             self.report.partial += usize::from(!complete);
-            if tracee.task.process == self.target {
+            if tracee.task.process == self.target || Some(tracee.task.tid) == self.caught {
                 threads.push(tracee.describe(self.registers.then_some(self.word)));
             }
         }
@@ -159,7 +160,7 @@ impl Tracer {
     /// that; threads that stop late are put back before their calls.
     pub fn tend(&mut self) {
         self.reap();
-        self.pass(Phase::Holding);
+        self.pass(self.holding());
     }
 
     /// Whether all threads have died.
@@ -171,7 +172,7 @@ impl Tracer {
     /// is under way. The calling thread should end right after.
     pub fn leave(&mut self) {
         // A late stop that came since the last look must be mended before it is resumed like any other.
-        self.pass(Phase::Holding);
+        self.pass(self.holding());
         // The first thread first, for the reason for which it was seized last.
         for first in [true, false] {
             for tracee in &mut self.tracees {
@@ -211,6 +212,7 @@ impl Tracer {
     /// put back before its call, our death would interrupt that call: so those before are looked at in between.
     fn interrupt_from(&mut self, index: usize) {
         const RECENT: usize = 3;
+        let holding = self.holding();
         let report = &mut self.report;
         for next in index..self.tracees.len() {
             for (position, tracee) in
@@ -219,7 +221,7 @@ impl Tracer {
                 if position == next {
                     tracee.interrupt();
                 } else {
-                    tracee.look(Phase::Holding, report);
+                    tracee.look(holding, report);
                 }
             }
         }
@@ -352,14 +354,7 @@ impl Tracer {
     /// `CLONE_VM`).
     fn find_sharers(&mut self) -> Result<(), StopError> {
         self.newest = tasks::newest_task();
-        // A dead first thread has no address space to compare.
-        let Some(witness) = tasks::threads_of(self.target)
-            .unwrap_or_default()
-            .into_iter()
-            .find(|tid| !is_dead(Task { process: self.target, tid: *tid }))
-        else {
-            return Ok(());
-        };
+        let Some(witness) = self.witness() else { return Ok(()) };
         let own = std::process::id();
         for process in tasks::processes().unwrap_or_default() {
             if process == self.target || !self.strangers.insert(process) {
@@ -377,11 +372,17 @@ impl Tracer {
         Ok(())
     }
 
+    /// A thread of the target that has an address space to compare, which a dead first thread has not.
+    pub(super) fn witness(&self) -> Option<Tid> {
+        let listed = tasks::threads_of(self.target).unwrap_or_default();
+        listed.into_iter().find(|tid| !is_dead(Task { process: self.target, tid: *tid }))
+    }
+
     fn wait_for_stops(&mut self, until: Instant) {
         let mut asked = Instant::now();
         let mut quiet_looks = 0;
         loop {
-            let arrived = self.pass(Phase::Holding);
+            let arrived = self.pass(self.holding());
             if self.step().is_err() || !self.tracees.iter().any(Tracee::is_awaited) {
                 return;
             }
@@ -404,6 +405,11 @@ impl Tracer {
             }
             rest(quiet_looks);
         }
+    }
+
+    /// What becomes of what stops while all are held.
+    fn holding(&self) -> Phase {
+        if self.caught.is_some() { Phase::Keeping } else { Phase::Holding }
     }
 
     /// Looks once at every tracee that runs; returns how many had stopped or died.
