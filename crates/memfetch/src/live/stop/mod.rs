@@ -403,7 +403,7 @@ fn trace(
         return tracer.report;
     }
     let threads = tracer.threads();
-    if options.at_fault && !threads.first().is_some_and(|thread| thread.signal.is_some()) {
+    if options.at_fault && threads.first().is_none_or(|thread| thread.signal.is_none()) {
         tracer.leave();
         let _ = outbox.send(Err(StopError::FaultLost));
         return tracer.report;
