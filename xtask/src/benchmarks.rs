@@ -46,7 +46,8 @@ pub const ALL: &[Benchmark] = &[
     Benchmark {
         name: "strings-1g",
         about: "Strings of 8 characters and more in 1 GiB of such bytes. binutils' strings reads them from a file in the \
-                page cache, as raw memory; it knows ASCII only, as `-e ascii` does.",
+                page cache, as raw memory; it knows ASCII only, as `-e ascii` does. The core is read from the disk each \
+                time, since memfetch leaves nothing of it in the page cache.",
         prepare: strings_1g,
     },
     Benchmark {
