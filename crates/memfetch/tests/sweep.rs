@@ -228,11 +228,19 @@ fn what_is_not_read_is_told_apart() {
     space = file(space, 0x5_0000, PageState::Guard);
     space = file(space, 0x6_0000, PageState::Unreadable(Cause::NotSaved));
     space = file(space, 0x7_0000, PageState::Unreadable(Cause::Secret));
+    // A reservation is nothing that an image should have.
+    space = space.region(0x8_0000, 4096, "---p", ANONYMOUS).part(
+        0x8_0000,
+        4096,
+        PageState::Unreadable(Cause::NotSaved),
+        &[],
+    );
     let survey = |touch| Survey::of(&space, &Scope { touch, ..Scope::default() }).unwrap();
     let stored = survey(memfetch::Touch::Stored);
     assert_eq!((stored.bytes(), stored.coverage().zero_bytes), (4 * 4096, 8192));
     assert_eq!(stored.coverage().left, Left { unsaved_bytes: 4096, ..Left::default() });
-    assert_eq!(stored.coverage().gaps.bytes(), 4096);
+    let causes: Vec<_> = stored.coverage().gaps.iter().map(|gap| gap.cause).collect();
+    assert_eq!(causes, [Cause::NotSaved, Cause::Secret]);
     let resident = survey(memfetch::Touch::Resident);
     assert_eq!(resident.bytes(), 4096);
     assert_eq!(resident.coverage().left.bytes(), 4 * 4096);

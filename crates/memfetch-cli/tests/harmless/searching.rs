@@ -8,7 +8,7 @@ use super::*;
 /// What goes through all of the memory, and how it ends where there is nothing to be found.
 const COMMANDS: [(&[&str], i32); 3] = [
     (&["find", "PID", "a text that is nowhere", "-e", "a.* text that is nowhere [0-9]+"], 1),
-    (&["strings", "PID", "-n", "100000"], 1),
+    (&["strings", "PID", "-n", "10000"], 1),
     (
         &[
             "find",
