@@ -226,7 +226,7 @@ impl<'a> Snapshot<'a> {
     /// only when it is whole and on stable storage.
     ///
     /// Signals that end this process are held back from the calling thread while there is something that must be taken
-    /// away then; where one comes, the result is [`OutputError::Interrupted`](crate::error::OutputError::Interrupted),
+    /// away then; where one comes, the result is [`OutputError::Interrupted`],
     /// and the signal follows.
     ///
     /// # Errors
