@@ -107,7 +107,13 @@ impl Waiting {
         command.args(["-s", &target.pid().to_string()]).args(further).current_dir(folder);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let waiting = Self(child);
-        eventually("the watch", || tracers(target.pid()).iter().all(|tracer| tracer != "0"));
+        // Before it waits it tries for a moment whether threads can be held at all, which is a trace too.
+        let mut looks = 0;
+        eventually("the watch", || {
+            let watched = tracers(target.pid()).iter().all(|tracer| tracer != "0");
+            looks = if watched { looks + 1 } else { 0 };
+            looks == 50
+        });
         waiting
     }
 
