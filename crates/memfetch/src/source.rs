@@ -173,6 +173,34 @@ pub(crate) fn is_touched(state: PageState, touch: Touch) -> bool {
     state == PageState::Unreadable(Cause::SharedUnknown) && touch == Touch::All
 }
 
+/// What a touch policy makes of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Known to be zero, and not read.
+    Zero,
+    /// Read; through the mapping where [`is_touched`] says so.
+    Read,
+    /// Could be read, and the policy says not to.
+    LeftAlone,
+    /// Cannot be read, or holds nothing.
+    Refused(Cause),
+}
+
+/// What `touch` makes of a page in this state: the one table that all operations go by.
+pub(crate) fn reach(state: PageState, touch: Touch) -> Reach {
+    match state {
+        PageState::Absent | PageState::Zero => Reach::Zero,
+        PageState::Resident | PageState::FileResident => Reach::Read,
+        PageState::Swapped | PageState::Backed | PageState::FileClean if touch >= Touch::Stored => {
+            Reach::Read
+        }
+        PageState::Swapped | PageState::Backed | PageState::FileClean => Reach::LeftAlone,
+        PageState::Unreadable(_) if is_touched(state, touch) => Reach::Read,
+        PageState::Guard => Reach::Refused(Cause::Guard),
+        PageState::Unreadable(cause) => Reach::Refused(cause),
+    }
+}
+
 /// How a thread reads runs of pages: what it reads from, and who watches it.
 pub(crate) struct RunReader<'a, S: ?Sized> {
     pub source: &'a S,

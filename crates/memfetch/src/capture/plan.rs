@@ -10,6 +10,7 @@ use crate::image::record::Contents;
 use crate::memory::{Cause, Gaps, PageRuns, PageState, Touch};
 use crate::region::{Backing, FileBacking, FileKind, Region, RegionMap};
 use crate::selector::Selection;
+use crate::source::{Reach, reach};
 
 /// A private file mapping up to this size is saved whole once a page of it was written: its clean pages cost
 /// little, and a reader without the file still sees all of `.data`. Of a larger one the written pages are saved.
@@ -258,20 +259,18 @@ fn cut(span: Span, wanted: &Wanted) -> Vec<(Span, bool)> {
 }
 
 fn fate_of(state: PageState, touch: Touch, wanted: &Wanted) -> Fate {
-    match state {
-        PageState::Absent | PageState::Zero if *wanted == Wanted::Written => Fate::Unwanted,
-        PageState::Absent | PageState::Zero => Fate::Zero,
-        PageState::Resident => Fate::Data,
-        PageState::Swapped | PageState::Backed if touch >= Touch::Stored => Fate::Data,
-        PageState::Swapped | PageState::Backed => Fate::Unwanted,
-        PageState::FileResident | PageState::FileClean if *wanted == Wanted::Written => Fate::Unwanted,
-        PageState::FileResident => Fate::Data,
-        PageState::FileClean if touch >= Touch::Stored => Fate::Data,
-        PageState::FileClean => Fate::Unwanted,
+    let is_written =
+        !state.is_known_zero() && !matches!(state, PageState::FileResident | PageState::FileClean);
+    if *wanted == Wanted::Written && !is_written {
+        return Fate::Unwanted;
+    }
+    match reach(state, touch) {
+        Reach::Zero => Fate::Zero,
+        Reach::Read => Fate::Data,
+        Reach::LeftAlone => Fate::Unwanted,
         // There are no bytes to be had, and none are missing.
-        PageState::Guard | PageState::Unreadable(Cause::BeyondFile | Cause::NotMapped) => Fate::Unwanted,
-        PageState::Unreadable(Cause::SharedUnknown) if touch == Touch::All => Fate::Data,
-        PageState::Unreadable(cause) => Fate::Missing(cause),
+        Reach::Refused(Cause::Guard | Cause::BeyondFile | Cause::NotMapped) => Fate::Unwanted,
+        Reach::Refused(cause) => Fate::Missing(cause),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::address::{Address, Span};
 use crate::error::Error;
 use crate::memory::{Cause, PageRun, PageState, ReadError, Touch};
 use crate::region::{Region, RegionMap};
-use crate::source::Source;
+use crate::source::{Reach, Source, is_touched, reach};
 
 /// A part of what was asked for.
 #[derive(Clone, Copy, Debug)]
@@ -135,11 +135,16 @@ impl<'a> Reader<'a> {
         hands: &mut Hands<'_>,
         each: &mut Each<'_, E>,
     ) -> Result<ControlFlow<()>, E> {
-        let touched = match fate(run.state, self.touch) {
-            Fate::Zeros => return each(Chunk::Zeros(run.span)),
-            Fate::Missing(cause) => return missing(run.span.start(), run.span.end(), cause, each),
-            Fate::Read { touched } => touched,
+        let not_read = match reach(run.state, self.touch) {
+            Reach::Zero => return each(Chunk::Zeros(run.span)),
+            Reach::Read => None,
+            Reach::LeftAlone => Some(Cause::NotTouched),
+            Reach::Refused(cause) => Some(cause),
         };
+        if let Some(cause) = not_read {
+            return missing(run.span.start(), run.span.end(), cause, each);
+        }
+        let touched = is_touched(run.state, self.touch);
         let mut at = run.span.start();
         while at < run.span.end() {
             let rest = run.span.split_at(at).1;
@@ -207,27 +212,6 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(ControlFlow::Continue(()))
-    }
-}
-
-/// What becomes of pages of one state.
-enum Fate {
-    Zeros,
-    Missing(Cause),
-    Read { touched: bool },
-}
-
-fn fate(state: PageState, touch: Touch) -> Fate {
-    match state {
-        PageState::Absent | PageState::Zero => Fate::Zeros,
-        PageState::Resident | PageState::FileResident => Fate::Read { touched: false },
-        PageState::Swapped | PageState::Backed | PageState::FileClean if touch >= Touch::Stored => {
-            Fate::Read { touched: false }
-        }
-        PageState::Swapped | PageState::Backed | PageState::FileClean => Fate::Missing(Cause::NotTouched),
-        PageState::Unreadable(Cause::SharedUnknown) if touch == Touch::All => Fate::Read { touched: true },
-        PageState::Guard => Fate::Missing(Cause::Guard),
-        PageState::Unreadable(cause) => Fate::Missing(cause),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::memory::{Cause, Gaps, PageRuns, PageState, Touch};
 use crate::region::{Backing, Region, RegionMap};
 use crate::selector::Selection;
-use crate::source::{Source, is_touched};
+use crate::source::{Reach, Source, reach};
 
 /// Which part of a source an operation is about.
 #[derive(Clone, Debug, Default)]
@@ -149,23 +149,28 @@ impl Survey {
 
 /// What becomes of a page in this state.
 pub(in crate::query) fn fate(region: &Region, state: PageState, touch: Touch) -> Fate {
-    match state {
-        PageState::Absent | PageState::Zero => Fate::Zero,
-        PageState::Resident | PageState::FileResident => Fate::Read,
-        PageState::Swapped | PageState::Backed | PageState::FileClean if touch >= Touch::Stored => Fate::Read,
-        PageState::Swapped => Fate::Left(|left| &mut left.swapped_bytes),
-        PageState::Backed => Fate::Left(|left| &mut left.backed_bytes),
-        PageState::FileClean => Fate::Left(|left| &mut left.file_bytes),
-        PageState::Guard | PageState::Unreadable(Cause::BeyondFile | Cause::NotMapped) => Fate::Nothing,
+    let cause = match reach(state, touch) {
+        Reach::Zero => return Fate::Zero,
+        Reach::Read => return Fate::Read,
+        Reach::LeftAlone => {
+            return Fate::Left(match state {
+                PageState::Swapped => |left| &mut left.swapped_bytes,
+                PageState::Backed => |left| &mut left.backed_bytes,
+                _ => |left| &mut left.file_bytes,
+            });
+        }
+        Reach::Refused(cause) => cause,
+    };
+    match cause {
+        Cause::Guard | Cause::BeyondFile | Cause::NotMapped => Fate::Nothing,
         // What a file has need not be in an image, nor a reservation; data of the process' own should be.
-        PageState::Unreadable(Cause::NotSaved)
+        Cause::NotSaved
             if region.permissions.is_none() || (region.file().is_some() && !region.permissions.write) =>
         {
             Fate::Left(|left| &mut left.unsaved_bytes)
         }
         // vvar, vsyscall and their kin are the kernel's, and not what anybody means by a process' memory.
-        PageState::Unreadable(_) if matches!(region.backing, Backing::Kernel(_)) => Fate::Nothing,
-        PageState::Unreadable(_) if is_touched(state, touch) => Fate::Read,
-        PageState::Unreadable(cause) => Fate::Missing(cause),
+        _ if matches!(region.backing, Backing::Kernel(_)) => Fate::Nothing,
+        cause => Fate::Missing(cause),
     }
 }
