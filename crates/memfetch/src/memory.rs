@@ -86,6 +86,17 @@ pub enum WordSize {
     Bits64,
 }
 
+impl WordSize {
+    /// How many bytes an address has.
+    #[must_use]
+    pub const fn bytes(self) -> u8 {
+        match self {
+            Self::Bits32 => 4,
+            Self::Bits64 => 8,
+        }
+    }
+}
+
 /// The order of the bytes of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

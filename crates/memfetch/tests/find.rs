@@ -117,7 +117,8 @@ fn naive(space: &Space, patterns: &[Pattern]) -> Vec<Hit> {
 fn search(space: &Space, patterns: &[Pattern], core: u64, threads: usize) -> Vec<Hit> {
     let search = Search::new(patterns.to_vec()).core(core).threads(threads).around(3);
     let mut hits = Vec::new();
-    let swept = search.run(space, |sighting| {
+    let survey = search.survey(space).unwrap();
+    let swept = search.run(space, survey, |sighting| {
         let mut bytes = vec![0; sighting.hit.len as usize];
         let mut done = 0;
         while done < bytes.len() {
@@ -127,7 +128,7 @@ fn search(space: &Space, patterns: &[Pattern], core: u64, threads: usize) -> Vec
         hits.push(sighting.hit);
         ControlFlow::Continue(())
     });
-    swept.unwrap().result.unwrap();
+    swept.result.unwrap();
     hits
 }
 

@@ -24,23 +24,24 @@ pub fn run(plan: &Find) -> Result<Ending, Failure> {
     }
     let memory = source.memory();
     let patterns = plan.patterns(memory.platform())?;
-    let atlas = Atlas::new(memory, plan.touch)?;
     let mut search = Search::new(patterns).selection(plan.selection.clone()).touch(plan.touch);
     search = search.around(findings::around(plan.report));
     if let Some(threads) = plan.threads {
         search = search.threads(threads);
     }
+    let survey = search.survey(memory)?;
+    let atlas = Atlas::of_regions(memory, plan.touch, survey.map().clone());
     let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut findings = Findings::new(plan, *memory.platform(), atlas, out);
     let mut failure = None;
-    let swept = search.run(memory, |sighting| match findings.tell(&sighting) {
+    let swept = search.run(memory, survey, |sighting| match findings.tell(&sighting) {
         Ok(()) if plan.max_count.is_some_and(|most| findings.found() >= most) => ControlFlow::Break(()),
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
             failure = Some(error);
             ControlFlow::Break(())
         }
-    })?;
+    });
     let found = findings.found() > 0;
     let enough = plan.max_count.is_some_and(|most| findings.found() >= most);
     let complete = swept.result.is_ok() && !enough && source.shortfall().is_none();

@@ -5,7 +5,7 @@
 //! has; the links for libraries that were opened later lie on the heap, which a minimal one leaves out.
 
 use crate::address::{Address, Span};
-use crate::memory::{ByteOrder, Memory, WordSize};
+use crate::memory::{ByteOrder, Memory};
 
 const AT_PHDR: u64 = 3;
 const AT_PHNUM: u64 = 5;
@@ -34,7 +34,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn follow(&mut self, auxv: &[u8]) -> Option<()> {
-        let word = self.word_len();
+        let word = usize::from(self.memory.platform().word.bytes());
         let order = self.memory.platform().byte_order;
         let number = |bytes: &[u8]| number(order, bytes);
         // Entries of two words: those of the auxiliary vector, and of the dynamic section.
@@ -77,13 +77,6 @@ impl Walk<'_> {
             link = next;
         }
         Some(())
-    }
-
-    fn word_len(&self) -> usize {
-        match self.memory.platform().word {
-            WordSize::Bits32 => 4,
-            WordSize::Bits64 => 8,
-        }
     }
 
     /// Reads all of it, and notes that it is needed.

@@ -14,7 +14,7 @@ use super::target::Target;
 use super::worker::{NoResult, Workers};
 use crate::address::{Address, Span};
 use crate::error::{Candidate, Error};
-use crate::memory::{PageRuns, PageState, ReadError, WordSize};
+use crate::memory::{PageRuns, PageState, ReadError};
 use crate::region::{Region, RegionMap};
 use crate::source::{FileBehind, PageSource, ReadFile, Source};
 use crate::threads::{Pid, Tid};
@@ -265,10 +265,7 @@ impl Source for Process {
     fn auxiliary_vector(&self) -> Result<Vec<(u64, u64)>, Error> {
         let bytes = self.read_proc("auxv")?;
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
-        let word = match self.target.platform.word {
-            WordSize::Bits32 => 4,
-            WordSize::Bits64 => 8,
-        };
+        let word = usize::from(self.target.platform.word.bytes());
         let entries = bytes.chunks_exact(2 * word).map(|entry| entry.split_at(word));
         Ok(entries
             .map(|(key, value)| (number(key), number(value)))

@@ -44,7 +44,7 @@ use super::crew::{self, Job, Taker, Watched};
 use super::sweep::Left;
 use crate::address::{Address, Span};
 use crate::error::Error;
-use crate::memory::{ByteOrder, Cause, Gaps, Touch, WordSize};
+use crate::memory::{ByteOrder, Cause, Gaps, Touch};
 use crate::region::Region;
 use crate::selector::Selection;
 use crate::source::{RunReader, Source};
@@ -331,11 +331,7 @@ impl Diff {
         let both = pairs.iter().filter(|pair| !pair.before.is_empty() && !pair.after.is_empty());
         let moves = both.filter_map(|pair| Some((align::extent(&side.map, &pair.before)?, pair.shift)));
         let platform = before.platform();
-        let word = match platform.word {
-            WordSize::Bits32 => 4,
-            WordSize::Bits64 => 8,
-        };
-        Moves::new(moves.collect(), word, platform.byte_order == ByteOrder::Little)
+        Moves::new(moves.collect(), platform.word.bytes().into(), platform.byte_order == ByteOrder::Little)
     }
 }
 

@@ -4,8 +4,8 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use memchr::memmem;
 
 use super::pattern::{Pattern, spans_of};
-use super::regex::{self as expression, Seam};
-use super::{Hit, LONGEST_MATCH, window, words};
+use super::regex::{Expression, Seam};
+use super::{Hit, LONGEST_MATCH, is_told, window, words};
 use crate::address::Span;
 use crate::memory::{ByteOrder, Platform, WordSize};
 use crate::query::sweep::{Chunk, Segment, Survey};
@@ -26,10 +26,6 @@ enum Matcher {
     Literals {
         automaton: Box<AhoCorasick>,
         patterns: Vec<usize>,
-    },
-    Regex {
-        pattern: usize,
-        regex: Box<regex::bytes::Regex>,
     },
     Value {
         pattern: usize,
@@ -71,12 +67,15 @@ enum Anchor {
 #[derive(Debug)]
 pub(super) struct Matchers {
     matchers: Vec<Matcher>,
+    /// Their matches exclude each other, so that they are looked for apart.
+    expressions: Vec<Expression>,
     longest: usize,
 }
 
 impl Matchers {
     pub(super) fn new(patterns: &[Pattern], survey: &Survey, platform: &Platform) -> Self {
         let mut matchers = Vec::new();
+        let mut expressions = Vec::new();
         let mut longest = 1;
         let is_literal = |pattern: &Pattern| match pattern {
             Pattern::Bytes { bytes, mask } => !bytes.is_empty() && mask.iter().all(|&bits| bits == 0xff),
@@ -95,7 +94,7 @@ impl Matchers {
                 }
                 Pattern::Regex(regex) => {
                     longest = longest.max(LONGEST_MATCH);
-                    matchers.push(Matcher::Regex { pattern: index, regex: regex.clone() });
+                    expressions.push(Expression { pattern: index, regex: (**regex).clone() });
                 }
                 Pattern::Value { bytes, align } => {
                     longest = longest.max(bytes.len());
@@ -103,7 +102,7 @@ impl Matchers {
                     matchers.push(Matcher::Value { pattern: index, bytes: bytes.clone(), align });
                 }
                 Pattern::PointsTo { target, align } => {
-                    let size = word_bytes(platform.word);
+                    let size = usize::from(platform.word.bytes());
                     longest = longest.max(size);
                     matchers.push(Matcher::Pointer {
                         pattern: index,
@@ -118,7 +117,7 @@ impl Matchers {
         if let Some(automaton) = together {
             matchers.push(Matcher::Literals { automaton: Box::new(automaton), patterns: literals });
         }
-        Self { matchers, longest }
+        Self { matchers, expressions, longest }
     }
 
     /// The length of the longest that can be found.
@@ -128,54 +127,37 @@ impl Matchers {
 
     /// How many bytes before a match decide on it.
     pub(super) fn behind(&self) -> u64 {
-        if self.has_regexes() { LOOK_BEHIND } else { 0 }
+        if self.has_expressions() { LOOK_BEHIND } else { 0 }
     }
 
-    pub(super) fn has_regexes(&self) -> bool {
-        self.matchers.iter().any(|matcher| matches!(matcher, Matcher::Regex { .. }))
+    pub(super) const fn has_expressions(&self) -> bool {
+        !self.expressions.is_empty()
     }
 
     /// What puts matches right that reach from one chunk into the next.
     pub(super) fn seams(&self) -> Seams {
-        let seam = |matcher: &Matcher| match matcher {
-            Matcher::Regex { pattern, regex } => Some(Seam::new(*pattern, (**regex).clone())),
-            _ => None,
-        };
-        Seams(self.matchers.iter().filter_map(seam).collect())
+        Seams(self.expressions.iter().cloned().map(Seam::new).collect())
     }
 
     /// What begins in the cores of a chunk, as far as the chunk tells.
     pub(super) fn find(&self, chunk: &Chunk) -> Finds {
-        let mut finds = Finds::default();
+        let mut hits = Vec::new();
         for segment in chunk.segments() {
             let mut own = Vec::new();
-            let mut number = 0;
             for matcher in &self.matchers {
-                let Matcher::Regex { pattern, regex } = matcher else {
-                    matcher.find(&segment, &mut own);
-                    continue;
-                };
-                if finds.matches.len() <= number {
-                    finds.matches.push(Vec::new());
-                }
-                if let Some(matches) = finds.matches.get_mut(number) {
-                    expression::all(regex, &segment, *pattern, matches);
-                }
-                number += 1;
+                matcher.find(&segment, &mut own);
             }
-            own.retain(|hit| {
-                let start = hit.at.offset_from(segment.at()).unwrap_or_default() as usize;
-                !segment.is_unread(start..start + hit.len as usize)
-            });
+            own.retain(|hit| is_told(&segment, hit));
             own.sort_unstable();
-            finds.hits.append(&mut own);
+            hits.append(&mut own);
         }
-        finds
+        let matches = self.expressions.iter().map(|expression| expression.all(chunk)).collect();
+        Finds { hits, matches }
     }
 }
 
 /// What was found in a chunk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Finds {
     /// Ascending.
     hits: Vec<Hit>,
@@ -217,13 +199,6 @@ fn automaton(patterns: &[Pattern], literals: &[usize]) -> Option<AhoCorasick> {
     small.then(|| build(AhoCorasickKind::DFA)).flatten().or_else(|| build(AhoCorasickKind::ContiguousNFA))
 }
 
-const fn word_bytes(word: WordSize) -> usize {
-    match word {
-        WordSize::Bits32 => 4,
-        WordSize::Bits64 => 8,
-    }
-}
-
 impl Matcher {
     fn find(&self, segment: &Segment<'_>, hits: &mut Vec<Hit>) {
         let bytes = segment.bytes();
@@ -249,8 +224,6 @@ impl Matcher {
                     }
                 }
             }
-            // These are looked for apart.
-            Self::Regex { .. } => {}
             Self::Value { pattern, bytes: value, align } => {
                 let range = window(segment, value.len());
                 let mut found = |offset| {
@@ -268,7 +241,7 @@ impl Matcher {
                 }
             }
             Self::Pointer { pattern, spans, align, word, order } => {
-                let len = word_bytes(*word);
+                let len = usize::from(word.bytes());
                 let range = window(segment, len);
                 let mut found = |offset| {
                     hits.push(Hit { at: segment.address_of(offset), pattern: *pattern, len: len as u64 });

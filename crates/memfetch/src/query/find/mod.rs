@@ -79,7 +79,7 @@ impl<'a> Sighting<'a> {
     /// The bytes that matched.
     #[must_use]
     pub fn bytes(&self) -> &'a [u8] {
-        let start = self.offset();
+        let start = self.segment.index_of(self.hit.at).unwrap_or_default();
         let end = start.saturating_add(usize::try_from(self.hit.len).unwrap_or(usize::MAX));
         self.segment.bytes().get(start..end).unwrap_or_default()
     }
@@ -92,16 +92,8 @@ impl<'a> Sighting<'a> {
         let Some(shown) = segment.and_then(|segment| segment.intersection(span)) else {
             return (Span::empty_at(self.hit.at), &[]);
         };
-        let index = |at: Address| at.offset_from(self.segment.at()).unwrap_or_default() as usize;
+        let index = |at: Address| self.segment.index_of(at).unwrap_or_default();
         (shown, self.segment.bytes().get(index(shown.start())..index(shown.end())).unwrap_or_default())
-    }
-
-    fn offset(&self) -> usize {
-        self.hit
-            .at
-            .offset_from(self.segment.at())
-            .and_then(|offset| usize::try_from(offset).ok())
-            .unwrap_or(0)
     }
 }
 
@@ -212,31 +204,37 @@ impl Search {
     /// The source cannot be asked, or was lost before the end: [`Search::run`] also tells what was found by then.
     pub fn over(&self, source: &dyn Source) -> Result<Found, Error> {
         let mut hits = Vec::new();
-        let swept = self.run(source, |sighting| {
+        let swept = self.run(source, self.survey(source)?, |sighting| {
             hits.push(sighting.hit);
             ControlFlow::Continue(())
-        })?;
+        });
         swept.result.map(|()| Found { hits, coverage: swept.coverage })
     }
 
-    /// Tells of each hit as it is found, in ascending order, until `each` has enough.
+    /// What of `source` will be searched.
     ///
     /// # Errors
     ///
-    /// The map of the source cannot be read. What ends a search later is in the report, with what was searched by then.
+    /// The map of the source cannot be read.
+    pub fn survey(&self, source: &dyn Source) -> Result<Survey, Error> {
+        Survey::of(source, &self.scope)
+    }
+
+    /// Tells of each hit in what `survey` says of `source` as it is found, in ascending order, until `each` has enough.
+    /// What ends a search before its time is in the report, with what was searched by then.
     pub fn run(
         &self,
         source: &dyn Source,
+        survey: Survey,
         mut each: impl FnMut(Sighting<'_>) -> ControlFlow<()>,
-    ) -> Result<Swept, Error> {
-        let survey = Survey::of(source, &self.scope)?;
+    ) -> Swept {
         let matchers = Arc::new(Matchers::new(&self.patterns, &survey, source.platform()));
         let reach = matchers.longest().saturating_sub(1) as u64;
         let mut sweep =
             self.sweep.clone().behind(self.around.max(matchers.behind())).ahead(reach + self.around);
         // A hit takes many times the room of the byte that it is for, and there may be one of each pattern.
         let crowd = self.patterns.len().next_power_of_two() as u64;
-        let core = if matchers.has_regexes() { LONG_CORE } else { CORE };
+        let core = if matchers.has_expressions() { LONG_CORE } else { CORE };
         sweep = sweep.core((MOST_PLACES / crowd).clamp(SMALL_CORE, core));
         if let Some(core) = self.core {
             sweep = sweep.core(core);
@@ -246,7 +244,7 @@ impl Search {
             let matchers = Arc::clone(&matchers);
             move |chunk: &Chunk| matchers.find(chunk)
         };
-        Ok(sweep.run(source, survey, look, |chunk, finds| {
+        sweep.run(source, survey, look, |chunk, finds| {
             let hits = seams.join(chunk, finds);
             // Hits ascend as segments do, each of which may be asked for many times.
             let mut segments = chunk.segments().peekable();
@@ -257,8 +255,14 @@ impl Search {
                 each(Sighting { hit, segment })?;
             }
             ControlFlow::Continue(())
-        }))
+        })
     }
+}
+
+/// Whether a hit is told: not where all of it is known to be zero and was not read.
+fn is_told(segment: &Segment<'_>, hit: &Hit) -> bool {
+    let start = segment.index_of(hit.at).unwrap_or_default();
+    !segment.is_unread(start..start.saturating_add(hit.len as usize))
 }
 
 /// What a matcher may look at: the bytes of a segment in which something of `len` bytes can begin in the core.

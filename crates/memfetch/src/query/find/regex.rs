@@ -1,34 +1,48 @@
 //! Regular expressions: matches that exclude each other, found by threads that do not know of each other.
 
-use super::{Hit, LONGEST_MATCH};
+use super::{Hit, LONGEST_MATCH, is_told};
 use crate::address::Address;
 use crate::query::sweep::{Chunk, Segment};
 
-/// The next match at or behind `from` that begins in the core, as a range of the segment's bytes.
-pub(super) fn next(
-    regex: &regex::bytes::Regex,
-    segment: &Segment<'_>,
-    mut from: usize,
-) -> Option<(usize, usize)> {
-    while from < segment.core().end {
-        let found = regex.find_at(segment.bytes(), from)?;
-        if found.start() >= segment.core().end {
-            return None;
-        }
-        if !found.is_empty() {
-            return Some((found.start(), found.end().min(found.start() + LONGEST_MATCH)));
-        }
-        from = found.end() + 1;
-    }
-    None
+/// An expression, and the number of its pattern.
+#[derive(Clone, Debug)]
+pub(super) struct Expression {
+    pub pattern: usize,
+    pub regex: regex::bytes::Regex,
 }
 
-/// All matches that begin in the core, if one may begin at its start.
-pub(super) fn all(regex: &regex::bytes::Regex, segment: &Segment<'_>, pattern: usize, hits: &mut Vec<Hit>) {
-    let mut from = segment.core().start;
-    while let Some((start, end)) = next(regex, segment, from) {
-        hits.push(Hit { at: segment.address_of(start), pattern, len: (end - start) as u64 });
-        from = end;
+impl Expression {
+    /// The next match at or behind `from` that begins in the core, and where in the segment's bytes it ends.
+    fn next(&self, segment: &Segment<'_>, mut from: usize) -> Option<(Hit, usize)> {
+        while from < segment.core().end {
+            let found = self.regex.find_at(segment.bytes(), from)?;
+            if found.start() >= segment.core().end {
+                return None;
+            }
+            if !found.is_empty() {
+                let end = found.end().min(found.start() + LONGEST_MATCH);
+                let len = (end - found.start()) as u64;
+                return Some((
+                    Hit { at: segment.address_of(found.start()), pattern: self.pattern, len },
+                    end,
+                ));
+            }
+            from = found.end() + 1;
+        }
+        None
+    }
+
+    /// All matches that begin in the cores of a chunk, if one may begin at the start of each.
+    pub(super) fn all(&self, chunk: &Chunk) -> Vec<Hit> {
+        let mut hits = Vec::new();
+        for segment in chunk.segments() {
+            let mut from = segment.core().start;
+            while let Some((hit, end)) = self.next(&segment, from) {
+                hits.push(hit);
+                from = end;
+            }
+        }
+        hits
     }
 }
 
@@ -36,15 +50,14 @@ pub(super) fn all(regex: &regex::bytes::Regex, segment: &Segment<'_>, pattern: u
 /// not count, and what was hidden by that does.
 #[derive(Debug)]
 pub(super) struct Seam {
-    pattern: usize,
-    regex: regex::bytes::Regex,
+    expression: Expression,
     /// The end of the last match.
     end: Address,
 }
 
 impl Seam {
-    pub(super) const fn new(pattern: usize, regex: regex::bytes::Regex) -> Self {
-        Self { pattern, regex, end: Address::ZERO }
+    pub(super) const fn new(expression: Expression) -> Self {
+        Self { expression, end: Address::ZERO }
     }
 
     /// The hits of this expression in a chunk, as they are if what came before is known: those that begin within an
@@ -54,30 +67,26 @@ impl Seam {
         for segment in chunk.segments() {
             let core = segment.core();
             let (start, core_end) = (segment.address_of(core.start), segment.address_of(core.end));
-            let mut tell = |hit: Hit| {
-                let offset = hit.at.offset_from(segment.at()).unwrap_or_default() as usize;
-                if !segment.is_unread(offset..offset.saturating_add(hit.len as usize)) {
-                    hits.push(hit);
-                }
-            };
+            let mut mended = Vec::new();
             while self.end > start {
                 while found.next_if(|hit| hit.at < self.end && hit.at < core_end).is_some() {}
-                let from = self.end.offset_from(segment.at()).and_then(|from| usize::try_from(from).ok());
-                let Some((first, last)) = from.and_then(|from| next(&self.regex, &segment, from)) else {
+                let from = segment.index_of(self.end);
+                let Some((hit, _)) = from.and_then(|from| self.expression.next(&segment, from)) else {
                     break;
                 };
-                let hit =
-                    Hit { at: segment.address_of(first), pattern: self.pattern, len: (last - first) as u64 };
                 // From where both ways find the same, they go on alike.
                 if found.peek() == Some(&hit) {
                     break;
                 }
                 self.end = hit.span().end();
-                tell(hit);
+                mended.push(hit);
             }
-            while let Some(hit) = found.next_if(|hit| hit.at < core_end) {
+            let rest = std::iter::from_fn(|| found.next_if(|hit| hit.at < core_end));
+            for hit in mended.into_iter().chain(rest) {
                 self.end = hit.span().end();
-                tell(hit);
+                if is_told(&segment, &hit) {
+                    hits.push(hit);
+                }
             }
         }
     }

@@ -84,6 +84,12 @@ impl<'a> Segment<'a> {
         self.part.at.saturating_add(index as u64)
     }
 
+    /// How far behind the first byte `at` lies; nothing before it. It may lie behind the last.
+    #[must_use]
+    pub fn index_of(&self, at: Address) -> Option<usize> {
+        usize::try_from(at.offset_from(self.part.at)?).ok()
+    }
+
     /// Whether all of `range` is known to be zero without having been read: nobody is told of such finds, of which there
     /// would be one for each byte of a reservation.
     #[must_use]
@@ -100,19 +106,6 @@ impl Chunk {
     /// The segments, ascending.
     pub fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
         self.parts.iter().map(|part| Segment { chunk: self, part })
-    }
-
-    /// The segment whose bytes have `at` among them; where several show it, the one whose core has it.
-    #[must_use]
-    pub fn segment_at(&self, at: Address) -> Option<Segment<'_>> {
-        let holds = |segment: &Segment<'_>, range: Range<usize>| {
-            at.offset_from(segment.at())
-                .and_then(|offset| usize::try_from(offset).ok())
-                .is_some_and(|offset| range.contains(&offset))
-        };
-        self.segments()
-            .find(|segment| holds(segment, segment.core()))
-            .or_else(|| self.segments().find(|segment| holds(segment, 0..segment.bytes().len())))
     }
 
     /// Adds what this chunk came to.

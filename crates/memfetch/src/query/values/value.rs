@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Serialize, Serializer};
 
 use crate::address::Address;
-use crate::memory::{ByteOrder, Cause, Platform, WordSize};
+use crate::memory::{ByteOrder, Cause, Platform};
 
 /// Beyond this many readers of JSON lose the last bits of integers (RFC 7493, 2.2).
 const LARGEST_IN_JSON: u64 = (1 << 53) - 1;
@@ -57,10 +57,7 @@ impl Type {
     pub fn unit(self, platform: &Platform) -> u64 {
         match self {
             Self::Unsigned(len) | Self::Signed(len) | Self::Float(len) => len.into(),
-            Self::Pointer => match platform.word {
-                WordSize::Bits32 => 4,
-                WordSize::Bits64 => 8,
-            },
+            Self::Pointer => platform.word.bytes().into(),
             Self::Text => 1,
             Self::Utf16 => 2,
         }
