@@ -136,8 +136,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn json(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
-        json::write(&mut self.out, entry)?;
-        Ok(self.out.write_all(b"\n")?)
+        Ok(json::write_line(&mut self.out, entry)?)
     }
 
     fn region(&mut self, told: &RegionChange<'_>, paint: Paint) -> Result<(), Failure> {

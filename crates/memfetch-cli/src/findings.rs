@@ -115,8 +115,7 @@ impl<'a, W: Write> Findings<'a, W> {
                 }
             }
             Report::Json => {
-                json::write(&mut self.out, &coverage::Object { complete, coverage })?;
-                self.out.write_all(b"\n")?;
+                json::write_line(&mut self.out, &coverage::Object { complete, coverage })?;
             }
             _ => {}
         }
@@ -223,8 +222,7 @@ impl<'a, W: Write> Findings<'a, W> {
             bytes: hex(sighting.bytes()),
             text: std::str::from_utf8(sighting.bytes()).ok().filter(|text| !text.contains(char::is_control)),
         };
-        json::write(&mut self.out, &entry)?;
-        Ok(self.out.write_all(b"\n")?)
+        Ok(json::write_line(&mut self.out, &entry)?)
     }
 }
 

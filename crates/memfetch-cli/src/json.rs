@@ -14,11 +14,22 @@ pub fn write(out: impl Write, value: &impl Serialize) -> io::Result<()> {
     value.serialize(&mut Serializer::with_formatter(out, Escaping)).map_err(io::Error::from)
 }
 
-/// A value on one line, without a newline.
-pub fn line(value: &impl Serialize) -> io::Result<String> {
+/// Writes a value on a line of its own.
+pub fn write_line(mut out: impl Write, value: &impl Serialize) -> io::Result<()> {
+    write(&mut out, value)?;
+    out.write_all(b"\n")
+}
+
+/// A value on one line, without a newline: a part of a larger one.
+pub fn text(value: &impl Serialize) -> io::Result<String> {
     let mut bytes = Vec::new();
     write(&mut bytes, value)?;
     String::from_utf8(bytes).map_err(io::Error::other)
+}
+
+/// A value on a line of its own.
+pub fn line(value: &impl Serialize) -> io::Result<String> {
+    Ok(text(value)? + "\n")
 }
 
 struct Escaping;
@@ -44,9 +55,9 @@ mod tests {
 
     #[test]
     fn nothing_in_json_reaches_the_terminal_as_a_control() {
-        let text = "a\u{9b}2J \u{202e}b\u{7f}\n\u{e9}\"";
-        let shown = line(&[text]).unwrap();
+        let name = "a\u{9b}2J \u{202e}b\u{7f}\n\u{e9}\"";
+        let shown = text(&[name]).unwrap();
         assert_eq!(shown, "[\"a\\u009b2J \\u202eb\\u007f\\n\u{e9}\\\"\"]");
-        assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), [text]);
+        assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), [name]);
     }
 }

@@ -34,8 +34,7 @@ pub fn print(
     look: RuleLook,
 ) -> io::Result<()> {
     if look.json {
-        json::write(&mut *out, &object(rule, places))?;
-        return writeln!(out);
+        return json::write_line(out, &object(rule, places));
     }
     if look.namespace {
         write!(out, "{}:", shown(&rule.namespace))?;

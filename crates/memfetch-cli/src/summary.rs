@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::time::Duration;
 
+use memfetch::image::Shortfall;
 use memfetch::image::record::{Mode, Outcome};
 use memfetch::{Cause, Gap, Gaps, Report, Touch};
 use serde::Serialize;
@@ -97,6 +98,11 @@ impl Snapshot<'_> {
             .collect::<Vec<_>>()
             .join(", ")
     }
+}
+
+/// That an image lacks something, and what that means for what was done with it.
+pub fn incomplete(name: &OsStr, why: &Shortfall, consequence: &str) -> String {
+    format!("{}: INCOMPLETE: {why}; {consequence}", printable(name))
 }
 
 /// The gaps by their causes: how many, how much, and where the first are.

@@ -59,8 +59,8 @@ pub fn run(plan: &Diff) -> Result<Ending, Failure> {
 
 fn tell_shortfalls(shortfalls: &[(&OsStr, Shortfall)]) {
     for (name, why) in shortfalls {
-        let name = printable(name);
-        let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost is not compared");
+        let text = summary::incomplete(name, why, "what was lost is not compared");
+        let _ = writeln!(io::stderr(), "{text}");
     }
 }
 

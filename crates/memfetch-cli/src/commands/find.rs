@@ -14,7 +14,7 @@ use crate::findings::{self, Findings};
 use crate::plan::{Find, Report};
 use crate::report::report;
 use crate::source::{self, Source};
-use crate::text::printable;
+use crate::summary;
 
 /// Searches, and tells of each hit as it is found.
 pub fn run(plan: &Find) -> Result<Ending, Failure> {
@@ -78,8 +78,8 @@ pub fn run(plan: &Find) -> Result<Ending, Failure> {
 pub fn tell_shortfall(plan: &Find, source: &Source) -> bool {
     let shortfall = source.shortfall();
     if let Some(why) = shortfall.as_ref().filter(|_| plan.report != Report::Nothing) {
-        let name = printable(&plan.source);
-        let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost is not searched");
+        let text = summary::incomplete(&plan.source, why, "what was lost is not searched");
+        let _ = writeln!(io::stderr(), "{text}");
     }
     shortfall.is_some()
 }

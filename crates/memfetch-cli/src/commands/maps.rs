@@ -5,8 +5,7 @@ use std::io::{self, BufWriter, Write};
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::plan::Maps;
-use crate::text::printable;
-use crate::{map_table, source};
+use crate::{map_table, source, summary};
 
 /// Lists the mappings that are wanted; of an image that was cut short, those that are known.
 pub fn run(plan: &Maps) -> Result<Ending, Failure> {
@@ -24,8 +23,8 @@ pub fn run(plan: &Maps) -> Result<Ending, Failure> {
     let shortfall = source.shortfall();
     if let Some(why) = &shortfall {
         // Standard output is for the table, which a program may read.
-        let name = printable(&plan.source);
-        let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost is not counted");
+        let text = summary::incomplete(&plan.source, why, "what was lost is not counted");
+        let _ = writeln!(io::stderr(), "{text}");
     }
     Ok(if wanted.is_empty() || shortfall.is_some() { Ending::Different } else { Ending::Done })
 }

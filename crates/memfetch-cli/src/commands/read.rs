@@ -18,7 +18,7 @@ use crate::plan::{Read, View};
 use crate::quantity::{Units, count, size};
 use crate::report::report;
 use crate::stdout::Stdout;
-use crate::text::{Paint, printable};
+use crate::text::Paint;
 use crate::views::{Hex, Json, Raw, Show, Subject, Typed};
 use crate::{places, source, summary};
 
@@ -83,7 +83,7 @@ pub fn run(plan: &Read) -> Result<Ending, Failure> {
         note,
         source.doubt().map(|why| {
             ending = Ending::Gaps;
-            format!("{}: INCOMPLETE: {why}; what was lost may read as zero", printable(&plan.source))
+            summary::incomplete(&plan.source, &why, "what was lost may read as zero")
         }),
         Some(memory.left_in_ram()).filter(|&bytes| bytes > 0).map(|bytes| {
             format!(

@@ -92,7 +92,7 @@ fn tell(received: &Received, plan: &Recv) -> Result<(), Failure> {
 }
 
 fn line(event: &Event<'_>) -> Result<String, Failure> {
-    Ok(json::line(event)? + "\n")
+    Ok(json::line(event)?)
 }
 
 /// What came, in words; its lines end in newlines.

@@ -56,14 +56,8 @@ pub fn run(plan: &Find, files: &RuleFiles, source: &Source) -> Result<Ending, Fa
         match plan.report {
             Report::Count => writeln!(out, "{found}")?,
             Report::Json => {
-                json::write(
-                    &mut out,
-                    &Object {
-                        complete: told.is_whole() && source.shortfall().is_none(),
-                        coverage: &told.coverage,
-                    },
-                )?;
-                out.write_all(b"\n")?;
+                let complete = told.is_whole() && source.shortfall().is_none();
+                json::write_line(&mut out, &Object { complete, coverage: &told.coverage })?;
             }
             _ => {}
         }
@@ -81,13 +75,14 @@ pub fn run(plan: &Find, files: &RuleFiles, source: &Source) -> Result<Ending, Fa
         }
         let _ = io::stderr().write_all(text.as_bytes());
     }
-    let lacks = tell_shortfall(plan, source) || !told.coverage.gaps.is_empty() || !doubts.is_empty();
-    let ending = match (found > 0, lacks) {
-        // A rule may be true because of what was not seen.
-        (true, _) if doubts.is_empty() => Ending::Done,
-        (_, true) => Ending::Gaps,
-        (true, false) => Ending::Done,
-        (false, false) => Ending::Different,
+    let lacks = tell_shortfall(plan, source) || !told.coverage.gaps.is_empty();
+    // With doubts also a rule that is true may be wrong.
+    let ending = if !doubts.is_empty() || (found == 0 && lacks) {
+        Ending::Gaps
+    } else if found == 0 {
+        Ending::Different
+    } else {
+        Ending::Done
     };
     match told.result {
         Err(error) => Ok(ending.max(report(&Failure::from(error)))),

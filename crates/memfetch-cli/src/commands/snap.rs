@@ -131,7 +131,7 @@ fn tell(told: &summary::Snapshot<'_>, plan: &Snap) -> Result<(), Failure> {
     let text = match plan.telling {
         Telling::Nothing => return Ok(()),
         Telling::Summary => told.paragraph(),
-        Telling::Json => json::line(told)? + "\n",
+        Telling::Json => json::line(told)?,
     };
     if plan.telling == Telling::Json && plan.output != Output::Stdout && !plan.shows_index {
         print(&text)?;

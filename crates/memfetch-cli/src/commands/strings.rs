@@ -17,7 +17,7 @@ use crate::json;
 use crate::places::{Place, Places};
 use crate::plan::{StringLayout, Strings};
 use crate::text::printable;
-use crate::{coverage, source};
+use crate::{coverage, source, summary};
 
 /// So much is written at once.
 const BUFFER: usize = 256 << 10;
@@ -63,8 +63,8 @@ pub fn run(plan: &Strings) -> Result<Ending, Failure> {
     let shortfall = source.shortfall();
     lines.end(&swept, shortfall.is_none())?;
     if let Some(why) = &shortfall {
-        let name = printable(&plan.source);
-        let _ = writeln!(io::stderr(), "{name}: INCOMPLETE: {why}; what was lost was not looked at");
+        let text = summary::incomplete(&plan.source, why, "what was lost was not looked at");
+        let _ = writeln!(io::stderr(), "{text}");
     }
     if !plan.quiet && !plan.json {
         let early = if has_enough {
@@ -146,9 +146,7 @@ impl<W: Write> Lines<'_, W> {
             continued: text.continued,
             continues: text.continues,
         };
-        json::write(&mut self.line, &entry)?;
-        self.line.push(b'\n');
-        Ok(())
+        json::write_line(&mut self.line, &entry)
     }
 
     fn line(&mut self, text: &Text<'_>, radix: Option<RadixWord>, encoding: bool, region: bool) {
@@ -182,8 +180,7 @@ impl<W: Write> Lines<'_, W> {
         if self.plan.json && !self.plan.quiet {
             let complete = whole && !self.has_enough && swept.result.is_ok();
             let object = coverage::Object { complete, coverage: &swept.coverage };
-            json::write(&mut self.out, &object)?;
-            self.out.write_all(b"\n")?;
+            json::write_line(&mut self.out, &object)?;
         }
         Ok(self.out.flush()?)
     }

@@ -49,7 +49,7 @@ fn check(path: &Path, telling: Telling) -> Result<Ending, Failure> {
         Telling::Nothing => String::new(),
         Telling::Json => {
             let entry = Entry { path: path.to_string_lossy(), verdict: &verdict };
-            json::line(&entry)? + "\n"
+            json::line(&entry)?
         }
         Telling::Summary => format!("{name}: {}", sentence(&verdict)),
     };

@@ -55,7 +55,7 @@ impl<W: Write> List<W> {
 
     fn begin(&mut self) -> Result<(), Failure> {
         self.begun = true;
-        let head = json::line(&self.subject)?;
+        let head = json::text(&self.subject)?;
         let head = head.strip_suffix('}').unwrap_or(&head);
         Ok(writeln!(self.out, "{head},\"{}\":[", self.name)?)
     }
@@ -65,7 +65,7 @@ impl<W: Write> List<W> {
         if !self.begun {
             self.begin()?;
         }
-        let gaps = json::line(gaps)?;
+        let gaps = json::text(gaps)?;
         writeln!(self.out, "\n],\"gaps\":{gaps}}}")?;
         Ok(self.out.flush()?)
     }

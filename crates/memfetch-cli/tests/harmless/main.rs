@@ -17,7 +17,7 @@ mod swapped;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -166,6 +166,29 @@ fn unharmed(what: &str, target: &mut Target, contents: &[&str], mut check: impl 
             check(&taken);
         }
     }
+}
+
+/// Runs memfetch with these words, which must end with this code, and sees to it that the process stays as it is.
+fn unharmed_by(what: &str, target: &mut Target, noise_kb: u64, words: &[&str], code: i32) -> Output {
+    settle(target);
+    let folder = open_folder();
+    let peak = folder.path().join("peak");
+    let before = Footprint::of(target.pid());
+    let mut command = Command::new(memfetch_testkit::target::program());
+    command.arg("measure").arg(&peak).arg(env!("CARGO_BIN_EXE_memfetch")).args(words);
+    let begun = Instant::now();
+    let output = peers::run(&mut command, Duration::from_secs(300));
+    let elapsed = begun.elapsed();
+    before.assert_near(&Footprint::of(target.pid()), noise_kb, what);
+    let peak_kb: u64 = std::fs::read_to_string(&peak).unwrap().parse().unwrap();
+    println!(
+        "{what}: {:.0} ms, memfetch had {:.1} MiB",
+        elapsed.as_secs_f64() * 1e3,
+        peak_kb as f64 / 1024.0
+    );
+    assert!(peak_kb <= PEAK_KB, "memfetch had {peak_kb} kB in RAM");
+    assert_eq!(output.status.code(), Some(code), "{what}: {}", peers::text(&output));
+    output
 }
 
 fn span_of(target: &Target) -> Span {

@@ -8,25 +8,9 @@ const GIB: u64 = 1 << 30;
 
 /// Reads a span of a process, and sees to it that the process stays as it is. Returns the lines that were printed.
 fn unharmed_by_reading(what: &str, target: &mut Target, span: Span, noise_kb: u64, flags: &[&str]) -> usize {
-    settle(target);
-    let folder = open_folder();
-    let peak = folder.path().join("peak");
-    let before = Footprint::of(target.pid());
-    let mut command = Command::new(memfetch_testkit::target::program());
-    command.arg("measure").arg(&peak).arg(env!("CARGO_BIN_EXE_memfetch")).arg("read");
-    command.args([target.pid().to_string(), span.to_string()]).args(flags);
-    let begun = Instant::now();
-    let output = peers::run(&mut command, Duration::from_secs(300));
-    let elapsed = begun.elapsed();
-    before.assert_near(&Footprint::of(target.pid()), noise_kb, what);
-    let peak_kb: u64 = std::fs::read_to_string(&peak).unwrap().parse().unwrap();
-    println!(
-        "{what}: {:.0} ms, memfetch had {:.1} MiB",
-        elapsed.as_secs_f64() * 1e3,
-        peak_kb as f64 / 1024.0
-    );
-    assert!(peak_kb <= PEAK_KB, "memfetch had {peak_kb} kB in RAM");
-    assert_eq!(output.status.code(), Some(0), "{what}: {}", peers::text(&output));
+    let (pid, span) = (target.pid().to_string(), span.to_string());
+    let words = [&["read", &pid, &span], flags].concat();
+    let output = unharmed_by(what, target, noise_kb, &words, 0);
     output.stdout.iter().filter(|&&byte| byte == b'\n').count()
 }
 

@@ -24,28 +24,11 @@ const COMMANDS: [(&[&str], i32); 3] = [
 
 /// Runs each command on a process, and sees to it that the process stays as it is.
 fn unharmed_by_searching(what: &str, target: &mut Target, noise_kb: u64) {
+    let pid = target.pid().to_string();
     for (words, code) in COMMANDS {
-        settle(target);
-        let folder = open_folder();
-        let peak = folder.path().join("peak");
-        let pid = target.pid().to_string();
-        let before = Footprint::of(target.pid());
-        let mut command = Command::new(memfetch_testkit::target::program());
-        command.arg("measure").arg(&peak).arg(env!("CARGO_BIN_EXE_memfetch"));
-        command.args(words.iter().map(|word| if *word == "PID" { pid.as_str() } else { word }));
-        let begun = Instant::now();
-        let output = peers::run(&mut command, Duration::from_secs(300));
-        let elapsed = begun.elapsed();
-        let what = format!("{what}, {}", words[0]);
-        before.assert_near(&Footprint::of(target.pid()), noise_kb, &what);
-        let peak_kb: u64 = std::fs::read_to_string(&peak).unwrap().parse().unwrap();
-        println!(
-            "{what}: {:.0} ms, memfetch had {:.1} MiB",
-            elapsed.as_secs_f64() * 1e3,
-            peak_kb as f64 / 1024.0
-        );
-        assert!(peak_kb <= PEAK_KB, "memfetch had {peak_kb} kB in RAM");
-        assert_eq!(output.status.code(), Some(code), "{what}: {}", peers::text(&output));
+        let words: Vec<_> =
+            words.iter().map(|word| if *word == "PID" { pid.as_str() } else { word }).collect();
+        unharmed_by(&format!("{what}, {}", words[0]), target, noise_kb, &words, code);
     }
 }
 

@@ -24,7 +24,7 @@ use crate::threads::{Pid, Thread, Tid};
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How often to look whether an exec is over.
 const EXEC_LOOKS: Duration = Duration::from_micros(500);
-/// How long a probe may take before the process counts as busy for now.
+/// How long a probe may take before the process counts as busy.
 const PROBING: Duration = Duration::from_millis(20);
 /// How many looks without a result are followed by a mere yield of the processor.
 const EAGER_LOOKS: u32 = 16;
