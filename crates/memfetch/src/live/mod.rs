@@ -15,6 +15,7 @@ mod find;
 mod identity;
 mod memory;
 mod page_states;
+mod paging;
 mod process;
 mod reader;
 mod refusal;

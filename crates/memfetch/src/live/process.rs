@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::facts::{self, ProcessFacts};
@@ -259,7 +258,9 @@ impl Source for Process {
     }
 
     fn left_in_ram(&self) -> u64 {
-        self.target.left_in_ram.load(Ordering::Relaxed)
+        // The last try goes by the target's locks, within the time limit.
+        self.run("page out what was read", Target::page_out_and_count)
+            .unwrap_or_else(|_| self.target.brought_in())
     }
 
     fn auxiliary_vector(&self) -> Result<Vec<(u64, u64)>, Error> {

@@ -21,7 +21,6 @@ use std::sync::atomic::Ordering;
 use memfetch_sys::pagemap::{self, word};
 use memfetch_sys::process;
 
-use super::files::has_swap;
 use super::identity::libc_errno;
 use super::scan::{self, LAST, PAGE};
 use super::target::Target;
@@ -213,7 +212,7 @@ impl Target {
                 Route::Swapped => self.by_descriptor(region, here, piece).inspect(|&read| {
                     let start = here.align_down(PAGE);
                     let end = here.saturating_add(read as u64).align_up(PAGE);
-                    self.put_back(start, end.offset_from(start).unwrap_or_default());
+                    self.put_back(Span::new(start, end).unwrap_or(Span::empty_at(start)));
                 }),
             };
             match read {
@@ -402,27 +401,6 @@ impl Target {
             },
         };
         ReadError::fault(at, cause)
-    }
-
-    /// Sends pages that a read brought in back to swap. That is allowed with CAP_SYS_NICE only (process_madvise(2));
-    /// who lacks it has read them all the same, and the bytes that stay in RAM are counted.
-    fn put_back(&self, start: Address, len: u64) {
-        // Without swap it was a page that the kernel was moving from one place in RAM to another.
-        if !has_swap() {
-            return;
-        }
-        let range = (start.get(), len);
-        let done = process::page_out(self.identity.pidfd(), &[range]);
-        // The kernel counts what it looked at, be it that it left a page where it was.
-        let mut words = vec![0_u64; usize::try_from(len / PAGE).unwrap_or_default()];
-        let left = match pagemap::read_words(self.pagemap(), start.get() / PAGE, &mut words) {
-            Ok(read) => {
-                let is_in_ram = |bits: &&u64| **bits & word::PRESENT != 0;
-                words.iter().take(read).filter(is_in_ram).count() as u64 * PAGE
-            }
-            Err(_) => len.saturating_sub(done.map_or(0, |done| done as u64)),
-        };
-        self.left_in_ram.fetch_add(left, Ordering::Relaxed);
     }
 }
 

@@ -11,6 +11,7 @@ use memfetch_sys::{pagemap, process};
 use super::files::BackingFiles;
 use super::identity::Identity;
 use super::worker::Workers;
+use crate::address::Span;
 use crate::error::Error;
 use crate::maps;
 use crate::memory::Platform;
@@ -30,8 +31,10 @@ pub struct Target {
     pub scan_method: AtomicU8,
     /// process_vm_readv(2) is missing, or refused, or would go to the wrong address space.
     pub no_vm_readv: AtomicBool,
-    /// Bytes that reads brought in from swap and could not send back.
+    /// Bytes that reads brought in from swap and could not send back, beside those that are tried again.
     pub left_in_ram: AtomicU64,
+    /// What was brought in from swap and could not be sent back yet.
+    pub staying: Mutex<Vec<Span>>,
     /// The last map that was read to see what has gone, if that was needed.
     pub latest_map: Mutex<Option<RegionMap>>,
     pagemap: OwnedFd,
@@ -65,6 +68,7 @@ impl Target {
             scan_method: AtomicU8::new(0),
             no_vm_readv: AtomicBool::new(!by_number),
             left_in_ram: AtomicU64::new(0),
+            staying: Mutex::default(),
             latest_map: Mutex::new(None),
             pagemap,
             mem: OnceLock::new(),
