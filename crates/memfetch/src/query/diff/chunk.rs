@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::layout::{Piece, Reads};
+use super::paged::Paged;
 use crate::address::{Address, Span};
 use crate::error::Error;
 use crate::memory::{Cause, Gaps, PageState};
@@ -45,8 +46,8 @@ impl Moves {
 /// Bytes of both sides, read to the same places of two buffers.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
-    before: Vec<u8>,
-    after: Vec<u8>,
+    before: Paged,
+    after: Paged,
     parts: Vec<Part>,
     pub gaps_before: Gaps,
     pub gaps_after: Gaps,
@@ -102,10 +103,8 @@ impl Chunk {
     pub(super) fn fill(&mut self, order: &[Piece], readers: &Readers<'_>) -> Result<(), Error> {
         let length: u64 = order.iter().map(|piece| piece.len).sum();
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if self.before.len() < length {
-            self.before.resize(length, 0);
-            self.after.resize(length, 0);
-        }
+        self.before.make_room(length);
+        self.after.make_room(length);
         self.parts.clear();
         self.gaps_before = Gaps::new();
         self.gaps_after = Gaps::new();

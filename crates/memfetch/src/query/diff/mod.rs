@@ -27,6 +27,7 @@
 mod align;
 mod chunk;
 mod layout;
+mod paged;
 mod range;
 
 use std::ops::ControlFlow;
