@@ -57,6 +57,15 @@ pub fn has_ended(pidfd: BorrowedFd<'_>, wait: Duration) -> io::Result<bool> {
     }
 }
 
+/// A copy of the descriptor that has this number in the process (or thread) behind a pidfd. pidfd_getfd(2)
+///
+/// # Errors
+///
+/// `EBADF` where there is none, `ESRCH`, `EMFILE`, `EPERM` without `PTRACE_MODE_ATTACH_REALCREDS`, `ENOSYS`.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<OwnedFd> {
+    Ok(rustix::process::pidfd_getfd(pidfd, number, rustix::process::PidfdGetfdFlags::empty())?)
+}
+
 /// Reads ranges (address, length) of another process' memory into `local`, one behind the other, and returns
 /// how many bytes were read. process_vm_readv(2)
 ///

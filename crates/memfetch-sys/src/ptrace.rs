@@ -26,6 +26,8 @@ pub const O_TRACESYSGOOD: u32 = libc::PTRACE_O_TRACESYSGOOD as u32;
 pub const O_TRACECLONE: u32 = libc::PTRACE_O_TRACECLONE as u32;
 /// Option for [`seize`]: exec is told by a stop with the event [`EVENT_EXEC`].
 pub const O_TRACEEXEC: u32 = libc::PTRACE_O_TRACEEXEC as u32;
+/// Option for [`set_options`]: the thread's seccomp filters, or its strict mode, are not asked; ends with the tracer.
+pub const O_SUSPEND_SECCOMP: u32 = libc::PTRACE_O_SUSPEND_SECCOMP as u32;
 /// The event of a stop behind exec.
 pub const EVENT_EXEC: i32 = libc::PTRACE_EVENT_EXEC;
 
@@ -288,6 +290,62 @@ pub fn signal_mask(tid: i32) -> io::Result<u64> {
     // SAFETY: the kernel writes a signal set of the 8 bytes that `addr` announces to `mask`.
     answer(unsafe { libc::ptrace(GETSIGMASK, tid, 8_usize, std::ptr::from_mut(&mut mask)) })?;
     Ok(mask)
+}
+
+/// Sets the signals that the thread blocks, bit `n - 1` for signal `n` (`PTRACE_SETSIGMASK`).
+///
+/// Inside a call that changes the mask for its own time it is the mask outside that call that is set, and the call's
+/// own one is dropped. SIGKILL and SIGSTOP cannot be blocked, and are left out.
+///
+/// # Errors
+///
+/// `ESRCH`: not stopped.
+pub fn set_signal_mask(tid: i32, mask: u64) -> io::Result<()> {
+    const SETSIGMASK: libc::c_uint = 0x420b;
+    // SAFETY: the kernel reads a signal set of the 8 bytes that `addr` announces from `mask`.
+    answer(unsafe { libc::ptrace(SETSIGMASK, tid, 8_usize, std::ptr::from_ref(&mask)) })
+}
+
+/// Replaces the options that [`seize`] was given (`PTRACE_SETOPTIONS`).
+///
+/// # Errors
+///
+/// `EPERM`, `EINVAL`: [`O_SUSPEND_SECCOMP`] needs `CAP_SYS_ADMIN`, a caller without seccomp of its own, and a kernel with
+/// `CONFIG_CHECKPOINT_RESTORE`. `ESRCH`: not stopped.
+pub fn set_options(tid: i32, options: u32) -> io::Result<()> {
+    // SAFETY: as for `seize`.
+    answer(unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, tid, 0_usize, options as usize) })
+}
+
+/// Whether the thread has its system calls turned into signals, from some addresses at least
+/// (`PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG`, Linux 6.4).
+///
+/// # Errors
+///
+/// `EIO`: the kernel cannot tell. `ESRCH`: not stopped.
+pub fn dispatches_calls(tid: i32) -> io::Result<bool> {
+    /// `struct ptrace_sud_config` (linux/ptrace.h).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Configuration {
+        mode: u64,
+        selector: u64,
+        offset: u64,
+        len: u64,
+    }
+    const _: () = assert!(size_of::<Configuration>() == 32);
+    const GET_CONFIGURATION: libc::c_uint = 0x4211;
+    let mut configuration = Configuration::default();
+    // SAFETY: the kernel writes the 32 bytes that `addr` announces to `configuration`.
+    answer(unsafe {
+        libc::ptrace(
+            GET_CONFIGURATION,
+            tid,
+            size_of::<Configuration>(),
+            std::ptr::from_mut(&mut configuration),
+        )
+    })?;
+    Ok(configuration.mode != 0)
 }
 
 /// Lets a stopped thread run and is its tracer no longer (`PTRACE_DETACH`); from a signal-delivery stop with that

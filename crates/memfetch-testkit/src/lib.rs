@@ -8,6 +8,7 @@ pub mod signals;
 pub mod space;
 pub mod swap;
 pub mod target;
+pub mod userfault;
 
 pub use conformance::Expected;
 pub use footprint::Footprint;

@@ -3,6 +3,10 @@
 //! A byte that cannot be read is no such error: it is a [`Fault`](crate::memory::Fault) or a
 //! [`Gap`](crate::memory::Gap). Each level says its own part only: the cause is in `source()`, never in the text.
 
+mod injection;
+
+pub use self::injection::InjectionError;
+
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -378,14 +378,3 @@ fn another_users_process_is_refused() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("Refused"), "{said}");
 }
-
-#[test]
-fn work_runs_on_the_tracing_thread() {
-    watchdog();
-    let target = Target::spawn("spin", &["1"]);
-    let frozen = stop(target.pid());
-    let tracer = frozen.on_tracer(|| std::thread::current().name().map(str::to_owned)).unwrap();
-    assert_eq!(tracer.as_deref(), Some("memfetch-tracer"));
-    assert!(states(target.pid()).iter().all(|state| *state == 't'));
-    let _ = frozen.resume();
-}

@@ -46,6 +46,7 @@
 //! ended, and a stop that was shown like this no longer keeps its signal should we be killed.
 
 mod fault;
+mod inject;
 mod rewind;
 mod states;
 mod tasks;
@@ -53,6 +54,7 @@ mod tracee;
 mod tracer;
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,7 +64,7 @@ use std::time::{Duration, Instant};
 use memfetch_sys::{signals, wait};
 
 use self::tracer::Tracer;
-use crate::error::StopError;
+use crate::error::{InjectionError, StopError};
 use crate::memory::WordSize;
 use crate::threads::{Pid, Thread, Tid};
 
@@ -131,6 +133,8 @@ pub struct Frozen {
     report: StopReport,
     orders: Sender<Order>,
     tracer: Option<Tracing>,
+    watch: Arc<Watch>,
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -140,9 +144,12 @@ struct Tracing {
 }
 
 enum Order {
-    Run(Box<dyn FnOnce() + Send>),
+    Userfaultfd { observer: Observer, outbox: Sender<Result<OwnedFd, InjectionError>> },
     Resume,
 }
+
+/// Hears of every step of an injection before it is taken.
+type Observer = Box<dyn FnMut(&'static str) + Send>;
 
 /// What the tracing thread lets the calling one see of its work, and the other way round.
 #[derive(Debug, Default)]
@@ -230,7 +237,9 @@ pub fn freeze(pid: Pid, options: &FreezeOptions) -> Result<Frozen, StopError> {
         }
     };
     match held {
-        Ok((threads, report)) => Ok(Frozen { threads, report, orders, tracer: Some(tracing) }),
+        Ok((threads, report)) => {
+            Ok(Frozen { threads, report, orders, tracer: Some(tracing), watch, patience })
+        }
         Err(error) => {
             tracing.end();
             Err(error)
@@ -260,17 +269,46 @@ impl Frozen {
         &self.report
     }
 
-    /// Runs work on the tracing thread, the only one from which ptrace requests to the held threads succeed, and
-    /// waits for its result; none where the target has died.
+    /// A userfaultfd(2) of the held process' address space: `O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY`, before
+    /// `UFFDIO_API`.
     ///
-    /// It must leave every thread stopped, with the registers that it found.
-    pub fn on_tracer<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
-        let (result, results) = channel();
-        let order = Order::Run(Box::new(move || {
-            let _ = result.send(work());
-        }));
-        self.orders.send(order).ok()?;
-        results.recv().ok()
+    /// One of its threads makes it, the descriptor is fetched from there (pidfd_getfd(2)) and closed there again. That
+    /// thread must stand at a system call, which goes on afterwards as if nothing had been; its registers, its signal
+    /// mask and its memory are what they were. All threads are held all the while. If this process is killed meanwhile
+    /// the thread finds its way back by itself; in a window of some microseconds it would keep the descriptor.
+    ///
+    /// Where seccomp restricts the thread, its filters are suspended for these two calls, which needs `CAP_SYS_ADMIN`;
+    /// being killed meanwhile can have a filter that kills see the calls.
+    ///
+    /// A signal that comes for the thread is passed on as ever; the thread must be at a system call after it as well.
+    ///
+    /// # Errors
+    ///
+    /// All of [`InjectionError`]. The process stays held, unless it died.
+    pub fn userfaultfd(&mut self) -> Result<OwnedFd, InjectionError> {
+        self.userfaultfd_observed(|_| {})
+    }
+
+    /// As [`Frozen::userfaultfd`], telling each step before it is taken: so that a test can die at each.
+    #[doc(hidden)]
+    pub fn userfaultfd_observed(
+        &mut self,
+        observer: impl FnMut(&'static str) + Send + 'static,
+    ) -> Result<OwnedFd, InjectionError> {
+        let (outbox, answers) = channel();
+        let order = Order::Userfaultfd { observer: Box::new(observer), outbox };
+        self.orders.send(order).map_err(|_| InjectionError::Died)?;
+        match answers.recv_timeout(self.patience) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(InjectionError::Died),
+            Err(RecvTimeoutError::Timeout) => {
+                // It is asleep in the kernel, on a lock of the target for instance, and lets go when it wakes up.
+                if let Some(tracing) = self.tracer.take() {
+                    Arc::clone(&self.watch).give_up(tracing);
+                }
+                Err(InjectionError::TimedOut { limit: self.patience })
+            }
+        }
     }
 
     /// Lets all threads go.
@@ -412,7 +450,9 @@ fn trace(
     if outbox.send(Ok((threads, tracer.report.clone()))).is_ok() {
         while !tracer.is_bereft() {
             match inbox.recv_timeout(TENDING) {
-                Ok(Order::Run(work)) => work(),
+                Ok(Order::Userfaultfd { mut observer, outbox }) => {
+                    let _ = outbox.send(tracer.userfaultfd(&mut *observer));
+                }
                 Ok(Order::Resume) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => tracer.tend(),
             }

@@ -13,9 +13,9 @@ use super::tasks::Task;
 /// `-EINTR` as a call returns it.
 const INTERRUPTED: u64 = (-4_i64).cast_unsigned();
 /// What `orig_rax` holds outside a system call.
-const NO_CALL: u64 = u64::MAX;
+pub(super) const NO_CALL: u64 = u64::MAX;
 /// The `syscall` instruction.
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
+pub(super) const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 /// When the EINTR of a call means that nothing of it has happened.
 enum Rule {

@@ -8,6 +8,12 @@ use memfetch_sys::wait::{self, Status, Stop};
 
 use super::tasks::Task;
 
+/// The options of [`Running::seize`]. Without TRACESYSGOOD a tracer's death at the entry of a call would send a SIGTRAP.
+/// No other one: each adds stops.
+pub(super) const MOMENTARY: u32 = ptrace::O_TRACESYSGOOD;
+/// The options of [`Running::accompany`].
+pub(super) const LASTING: u32 = MOMENTARY | ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC;
+
 /// A tracee that runs, or has stopped without our having seen it yet.
 #[derive(Debug)]
 pub(super) struct Running(Task);
@@ -32,16 +38,13 @@ pub(super) enum Seen {
 impl Running {
     /// Makes the calling thread its tracer; it runs on.
     pub fn seize(task: Task) -> io::Result<Self> {
-        // Without TRACESYSGOOD a tracer's death at the entry of a call would send a SIGTRAP. No other option:
-        // each adds stops.
-        ptrace::seize(task.tid, ptrace::O_TRACESYSGOOD)?;
+        ptrace::seize(task.tid, MOMENTARY)?;
         Ok(Self(task))
     }
 
     /// As [`Running::seize`], for a long time: the threads that it bears are traced as well, and exec is told.
     pub fn accompany(task: Task) -> io::Result<Self> {
-        let options = ptrace::O_TRACESYSGOOD | ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC;
-        ptrace::seize(task.tid, options)?;
+        ptrace::seize(task.tid, LASTING)?;
         Ok(Self(task))
     }
 

@@ -159,6 +159,46 @@ impl Tracee {
         }
     }
 
+    /// Where it stands, if it does.
+    pub fn stopped(&self) -> Option<&Stopped> {
+        match &self.state {
+            State::Held(stopped) => Some(stopped),
+            _ => None,
+        }
+    }
+
+    /// Whether it was put back before its call.
+    pub fn is_rewound(&self) -> bool {
+        self.rewound.is_some()
+    }
+
+    /// Gives its stop away, which must come back by [`Tracee::put`] before anything else is done with it.
+    pub fn lend(&mut self) -> Option<Stopped> {
+        match std::mem::replace(&mut self.state, State::Gone) {
+            State::Held(stopped) => Some(stopped),
+            state => {
+                self.state = state;
+                None
+            }
+        }
+    }
+
+    /// Takes back what [`Tracee::lend`] gave. A stop may be another one by now: it counts as one that it has just come
+    /// to, unless it is one that the tracer asked for.
+    pub fn put(&mut self, seen: Seen, phase: Phase, report: &mut StopReport) {
+        self.state = match seen {
+            Seen::Running(running) => State::Running(running),
+            Seen::Stopped(stopped) if matches!(stopped.at(), Stop::Event { signal: SIGTRAP, .. }) => {
+                State::Held(stopped)
+            }
+            Seen::Stopped(stopped) => self.arrive(stopped, phase, report),
+            Seen::Gone => {
+                self.rewound = None;
+                State::Gone
+            }
+        };
+    }
+
     /// Looks whether it was killed while it was held.
     pub fn look_for_death(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Gone) {

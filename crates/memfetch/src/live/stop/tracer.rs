@@ -42,12 +42,12 @@ pub(super) struct Tracer {
     /// Processes of which somebody was in exec when they were to be seized.
     busy: Vec<Pid>,
     pub(super) watch: Arc<Watch>,
-    deadline: Duration,
+    pub(super) deadline: Duration,
     registers: bool,
     word: WordSize,
     pub(super) began: Option<Instant>,
     /// Whether they are to be traced until one meets a fault, and not for a moment only.
-    at_fault: bool,
+    pub(super) at_fault: bool,
     /// The thread that met one.
     pub(super) caught: Option<Tid>,
     pub report: StopReport,
@@ -408,12 +408,12 @@ impl Tracer {
     }
 
     /// What becomes of what stops while all are held.
-    fn holding(&self) -> Phase {
+    pub(super) fn holding(&self) -> Phase {
         if self.caught.is_some() { Phase::Keeping } else { Phase::Holding }
     }
 
     /// Looks once at every tracee that runs; returns how many had stopped or died.
-    fn pass(&mut self, phase: Phase) -> usize {
+    pub(super) fn pass(&mut self, phase: Phase) -> usize {
         let report = &mut self.report;
         self.tracees.iter_mut().map(|tracee| usize::from(tracee.look(phase, report))).sum()
     }
@@ -507,7 +507,7 @@ fn is_dead(task: Task) -> bool {
 ///
 /// By a sleep, however short, after the first looks: after it a thread gets the processor before those that
 /// compute all the time, while after a yield it queues up behind them.
-fn rest(quiet_looks: u32) {
+pub(super) fn rest(quiet_looks: u32) {
     if quiet_looks <= EAGER_LOOKS {
         yield_now();
     } else {

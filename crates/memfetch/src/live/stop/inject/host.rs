@@ -1,0 +1,256 @@
+//! [`Host`]: the thread that is to make a call for us, and what it takes to send it back.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use memfetch_sys::ptrace::{self, UserRegs};
+use memfetch_sys::wait::{EVENT_STOP, Stop};
+use memfetch_sys::xsave;
+
+use super::super::rewind::{NO_CALL, SYSCALL};
+use super::super::tasks::Task;
+use super::super::tracee::Tracee;
+use super::super::tracer::Tracer;
+use super::frame::Frame;
+use super::gadgets::{self, Gadgets};
+use crate::address::{Address, Span};
+use crate::error::InjectionError;
+use crate::maps;
+use crate::region::{Backing, Region, RegionMap};
+use crate::threads::Tid;
+
+/// The code segment of 64-bit code.
+const WIDE_CODE: u64 = 0x33;
+/// `ERESTARTSYS`, `ERESTARTNOINTR`, `ERESTARTNOHAND`, as calls return them: the kernel makes the call again.
+const RESTARTS: [u64; 3] =
+    [(-512_i64).cast_unsigned(), (-513_i64).cast_unsigned(), (-514_i64).cast_unsigned()];
+/// `ERESTART_RESTARTBLOCK`: the kernel makes restart_syscall(2), which knows how much time is left, and which
+/// rt_sigreturn(2) makes forget it.
+const RESTART_BLOCK: u64 = (-516_i64).cast_unsigned();
+/// The bit of a call's number that marks the x32 ABI.
+const X32: u64 = 0x4000_0000;
+/// How far from the end of its stack's mapping a thread's own block may lie: the C libraries put it at the top.
+const THREAD_BLOCK: u64 = 16 << 10;
+/// How many threads are looked at in search of a better one.
+const LOOKS: usize = 64;
+const PAGE: u64 = 4096;
+
+/// A held thread that can make a call.
+#[derive(Debug)]
+pub struct Host {
+    /// Its place among the tracees.
+    pub index: usize,
+    /// Which one.
+    pub task: Task,
+    /// Its registers, to be put back.
+    pub regs: UserRegs,
+    /// The signals that it blocks, to be put back.
+    pub mask: u64,
+    /// Whether seccomp restricts it.
+    pub is_confined: bool,
+    /// What the call goes through.
+    pub gadgets: Gadgets,
+    /// What sends it back without us.
+    pub frame: Frame,
+    /// The bytes that lie where the frame goes.
+    pub saved: Vec<u8>,
+    /// Its memory.
+    pub memory: File,
+}
+
+/// Who may make a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// A thread that stands at a system call of a process that runs.
+    Strict,
+    /// Something must be undone: also one that job control has stopped, and this one wherever it stands. It was let go
+    /// for no more than the delivery of a signal, which ends a restartable sequence (rseq) that it is in.
+    Urgent(Tid),
+}
+
+/// A thread before its frame and the instructions are known.
+struct Candidate {
+    index: usize,
+    task: Task,
+    regs: UserRegs,
+    /// The registers with which it would be in user mode if it ran now.
+    resumes: UserRegs,
+    is_confined: bool,
+}
+
+/// A reason, and how much a thread has that one with a lesser number lacks.
+type Refused = (u8, InjectionError);
+
+impl Host {
+    /// The most suitable thread of the target.
+    ///
+    /// One without seccomp before others, then one whose stack has the pages that are needed.
+    pub fn choose(tracer: &Tracer, demand: Demand) -> Result<Self, InjectionError> {
+        if demand == Demand::Strict && tracer.tracees.iter().any(Tracee::is_in_group_stop) {
+            return Err(InjectionError::JobControl);
+        }
+        let mut refused: Refused = (0, InjectionError::NotInCall);
+        let mut map = None;
+        let mut best: Option<(u8, Self)> = None;
+        let mut looks = 0;
+        for (index, tracee) in tracer.tracees.iter().enumerate() {
+            if tracee.task.process != tracer.target || looks >= LOOKS {
+                continue;
+            }
+            let candidate = Candidate::new(index, tracee, demand);
+            let host = candidate.and_then(|candidate| {
+                looks += 1;
+                let map = match &map {
+                    Some(map) => map,
+                    None => {
+                        check_personality(candidate.task).map_err(|error| (7, error))?;
+                        map.insert(read_map(candidate.task).map_err(|error| (7, error))?)
+                    }
+                };
+                candidate.settle_in(map)
+            });
+            match host {
+                Ok(host) => {
+                    let cost = u8::from(host.is_confined) * 2 + u8::from(!host.has_pages());
+                    if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                        best = Some((cost, host));
+                    }
+                    if cost == 0 {
+                        break;
+                    }
+                }
+                Err((rank, error)) if rank >= refused.0 => refused = (rank, error),
+                Err(_) => {}
+            }
+        }
+        let (Some((_, mut host)), Some(map)) = (best, map) else { return Err(refused.1) };
+        host.gadgets = gadgets::find(host.task, &map, &host.memory).ok_or(InjectionError::NoGadget)?;
+        host.frame.return_to(host.gadgets.restorer);
+        Ok(host)
+    }
+
+    /// Whether the frame needs no new page.
+    fn has_pages(&self) -> bool {
+        const PRESENT: u64 = 1 << 63;
+        let path = format!("/proc/{}/task/{}/pagemap", self.task.process, self.task.tid);
+        let Ok(pagemap) = File::open(path) else { return false };
+        let (first, last) = (self.frame.at / PAGE, self.regs.rsp / PAGE);
+        (first..=last).all(|page| {
+            let mut word = [0; 8];
+            pagemap.read_exact_at(&mut word, page * 8).is_ok() && u64::from_ne_bytes(word) & PRESENT != 0
+        })
+    }
+}
+
+impl Candidate {
+    fn new(index: usize, tracee: &Tracee, demand: Demand) -> Result<Self, Refused> {
+        let task = tracee.task;
+        let not_in_call = || (0, InjectionError::NotInCall);
+        let stopped = tracee.stopped().ok_or_else(not_in_call)?;
+        match stopped.at() {
+            Stop::Event { event: EVENT_STOP, .. } => {}
+            _ => return Err(not_in_call()),
+        }
+        let foreign = (1, InjectionError::Foreign);
+        let Some(regs) = stopped.user_regs().filter(|regs| regs.cs == WIDE_CODE) else { return Err(foreign) };
+        let is_in_call = regs.orig_rax <= i32::MAX as u64;
+        if is_in_call && regs.orig_rax & X32 != 0 {
+            return Err(foreign);
+        }
+        let is_at_instruction = tracee.is_rewound()
+            || is_in_call && stopped.code_before(regs.rip) == Some(SYSCALL)
+            || demand == Demand::Urgent(task.tid);
+        if !is_at_instruction {
+            return Err(not_in_call());
+        }
+        let mut resumes = regs;
+        if is_in_call {
+            if regs.rax == RESTART_BLOCK {
+                return Err((2, InjectionError::RestartBlock));
+            }
+            if RESTARTS.contains(&regs.rax) {
+                resumes.rip = regs.rip.wrapping_sub(2);
+                resumes.rax = regs.orig_rax;
+            }
+            resumes.orig_rax = NO_CALL;
+        }
+        if ptrace::register_set(task.tid, ptrace::NT_X86_SHSTK).is_ok() {
+            return Err((3, InjectionError::ShadowStack));
+        }
+        // A kernel that cannot tell may have it on.
+        if ptrace::dispatches_calls(task.tid).unwrap_or(true) {
+            return Err((4, InjectionError::UserDispatch));
+        }
+        let status = task.status().map_err(|error| os("reading its status")(error))?;
+        let is_confined = status.get("Seccomp").is_some_and(|mode| mode != "0");
+        Ok(Self { index, task, regs, resumes, is_confined })
+    }
+
+    /// Finds it a place for its frame.
+    fn settle_in(self, map: &RegionMap) -> Result<Host, Refused> {
+        let Self { index, task, regs, resumes, is_confined } = self;
+        let mask = ptrace::signal_mask(task.tid).map_err(os("reading its signal mask"))?;
+        let xstate = ptrace::register_set(task.tid, ptrace::NT_X86_XSTATE)
+            .map_err(os("reading its extended state"))?;
+        let no_room = || (5, InjectionError::NoRoom);
+        let frame = Frame::new(&resumes, mask, &xstate, &xsave::components()).ok_or_else(no_room)?;
+        let region = map.at(Address::new(regs.rsp)).ok_or_else(no_room)?;
+        let taken = Span::from_len(Address::new(frame.at), frame.reach).ok_or_else(no_room)?;
+        if !is_own_stack(region, &regs) || !region.span.covers(taken) {
+            return Err(no_room());
+        }
+        let memory = File::options()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/{}/task/{}/mem", task.process, task.tid))
+            .map_err(os("opening its memory"))?;
+        let mut saved = vec![0; frame.bytes.len()];
+        memory.read_exact_at(&mut saved, frame.at).map_err(os("reading its stack"))?;
+        let gadgets = Gadgets { call: 0, restorer: 0 };
+        Ok(Host { index, task, regs, mask, is_confined, gadgets, frame, saved, memory })
+    }
+}
+
+/// Whether what lies below the stack pointer is known to be the thread's own: the first stack of a process, or one
+/// that a C library made for the thread.
+///
+/// Coroutines and goroutines have their stacks side by side with each other and with other things, in one mapping.
+fn is_own_stack(region: &Region, regs: &UserRegs) -> bool {
+    let access = region.permissions;
+    if !access.read || !access.write || access.shared {
+        return false;
+    }
+    match region.backing {
+        Backing::Stack => true,
+        Backing::Anonymous { .. } => {
+            let block = Address::new(regs.fs_base);
+            region.span.contains(block)
+                && regs.fs_base > regs.rsp
+                && region.span.end().get() - regs.fs_base <= THREAD_BLOCK
+        }
+        _ => false,
+    }
+}
+
+/// Whether its calls are those of Linux (personality(2)).
+fn check_personality(task: Task) -> Result<(), InjectionError> {
+    let path = format!("/proc/{}/task/{}/personality", task.process, task.tid);
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| InjectionError::Os { action: "reading its personality", error })?;
+    match u32::from_str_radix(text.trim(), 16) {
+        Ok(personality) if personality & 0xff == 0 => Ok(()),
+        _ => Err(InjectionError::Foreign),
+    }
+}
+
+fn read_map(task: Task) -> Result<RegionMap, InjectionError> {
+    const ACTION: &str = "reading its map";
+    let text = std::fs::read(format!("/proc/{}/task/{}/maps", task.process, task.tid))
+        .map_err(|error| InjectionError::Os { action: ACTION, error })?;
+    maps::parse(&text).map_err(|error| InjectionError::Os { action: ACTION, error: io::Error::other(error) })
+}
+
+fn os(action: &'static str) -> impl FnOnce(io::Error) -> Refused {
+    move |error| (6, InjectionError::Os { action, error })
+}
