@@ -8,6 +8,7 @@ mod faults;
 mod measure;
 mod memory;
 mod odd;
+mod registers;
 mod storm;
 mod threads;
 
@@ -23,6 +24,7 @@ fn main() {
     let modules = [
         memory::ROLES,
         odd::ROLES,
+        registers::ROLES,
         blocked::ROLES,
         storm::ROLES,
         threads::ROLES,

@@ -1,0 +1,108 @@
+//! The process that has another one make a system call is killed, at each step of it: the other one runs on.
+
+mod stopping;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use memfetch_testkit::{Target, target};
+use stopping::{eventually, states, watchdog};
+
+/// The program that injects.
+fn injector() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| target::built("memfetch-testkit", "memfetch-injector"))
+}
+
+/// Runs an injection that is killed before a step; returns what it said if it came to its end before that.
+fn die_at(pid: i32, step: usize) -> Option<(usize, String)> {
+    let output =
+        Command::new(injector()).args([pid.to_string(), step.to_string()]).output().expect("it starts");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (steps, result) = said.strip_prefix("up\n").unwrap().trim_end().split_once(' ')?;
+    Some((steps.parse().unwrap(), result.to_owned()))
+}
+
+fn is_let_go(pid: i32) -> bool {
+    target::status_of(pid, "TracerPid") == 0 && states(pid).iter().all(|state| *state == 'S')
+}
+
+fn userfaultfds(pid: i32) -> usize {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    links
+        .filter(|entry| {
+            entry.path().read_link().is_ok_and(|link| link.to_str() == Some("anon_inode:[userfaultfd]"))
+        })
+        .count()
+}
+
+/// Kills at every step, several times, and looks at all of the target after each; returns the steps after which it had a
+/// descriptor more.
+fn survive(threads: &[&str], rounds: usize) -> (usize, Vec<usize>) {
+    watchdog();
+    let mut target = Target::spawn("registers", threads);
+    let pid = target.pid();
+    let (steps, result) = die_at(pid, usize::MAX >> 32).expect("it comes to its end");
+    assert!(result.starts_with("Ok("), "{result}");
+    let mut leaking = Vec::new();
+    let mut kills = 0;
+    for _ in 0..rounds {
+        for step in 0..steps {
+            let before = userfaultfds(pid);
+            assert_eq!(die_at(pid, step), None, "step {step}");
+            kills += 1;
+            eventually("the release", || is_let_go(pid));
+            assert_eq!(target.ask("wake"), "ok", "after step {step}");
+            if userfaultfds(pid) != before {
+                leaking.push(step);
+            }
+        }
+    }
+    eprintln!("{threads:?}: {kills} injections killed at {steps} steps, descriptors left at {leaking:?}");
+    leaking.sort_unstable();
+    leaking.dedup();
+    (kills, leaking)
+}
+
+#[test]
+fn a_call_that_the_kernel_restarts_goes_on_wherever_we_die() {
+    let (kills, leaking) = survive(&["read"], 10);
+    assert!(kills >= 100, "{kills}");
+    // From the moment that the call is under way to that at which its result is known.
+    assert!(leaking.len() <= 2, "{leaking:?}");
+}
+
+#[test]
+fn a_call_that_is_put_back_goes_on_wherever_we_die() {
+    let (kills, leaking) = survive(&["epoll_wait"], 10);
+    assert!(kills >= 100, "{kills}");
+    assert!(leaking.len() <= 2, "{leaking:?}");
+}
+
+#[test]
+fn a_process_lives_whenever_we_die() {
+    const KILLS: u64 = 200;
+    watchdog();
+    let mut target = Target::spawn("registers", &["read", "epoll_wait"]);
+    let pid = target.pid();
+    for moment in 0..KILLS {
+        let mut child =
+            Command::new(injector()).arg(pid.to_string()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "up\n");
+        std::thread::sleep(Duration::from_micros(moment * 1229 % 4096));
+        child.kill().expect("it can be killed");
+        child.wait().expect("it is our child");
+        eventually("the release", || is_let_go(pid));
+        // A stop that was not mended yet can have interrupted epoll_wait, as without an injection.
+        let told = target.ask("wake");
+        assert!(told == "ok" || told == "returned:-4", "{told}");
+    }
+    let left = userfaultfds(pid);
+    eprintln!("{KILLS} killed at any moment, {left} descriptors left");
+    assert!(left < 20, "{left}");
+}
