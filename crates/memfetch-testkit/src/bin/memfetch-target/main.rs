@@ -11,6 +11,7 @@ mod odd;
 mod registers;
 mod storm;
 mod threads;
+mod unwilling;
 
 use std::io::{BufRead, Write};
 
@@ -28,6 +29,7 @@ fn main() {
         blocked::ROLES,
         storm::ROLES,
         threads::ROLES,
+        unwilling::ROLES,
         faults::ROLES,
         measure::ROLES,
     ];

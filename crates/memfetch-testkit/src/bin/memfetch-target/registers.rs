@@ -166,13 +166,8 @@ fn registers(arguments: &[String]) {
                 let one = 1_u64;
                 system(libc::SYS_write, [waiter.event, std::ptr::from_ref(&one).addr(), 8]);
             }
-            let wrong: Vec<String> = waiters
-                .iter()
-                .filter_map(|waiter| match waiter.told.recv().expect("it lives") {
-                    Ok(_) => None,
-                    Err(wrong) => Some(wrong),
-                })
-                .collect();
+            let wrong: Vec<String> =
+                waiters.iter().filter_map(|waiter| waiter.told.recv().expect("it lives").err()).collect();
             settle();
             if wrong.is_empty() { "ok".to_owned() } else { wrong.join(" ") }
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use memfetch_sys::ptrace::{self, UserRegs};
 use memfetch_sys::wait::Stop;
@@ -12,7 +12,7 @@ use super::super::rewind::NO_CALL;
 use super::super::states::{LASTING, MOMENTARY, Running, Seen, Stopped};
 use super::super::tracer::rest;
 use super::host::Host;
-use super::{CLOSE, FLAGS, Progress, USERFAULTFD, outcome};
+use super::{CLOSE, FLAGS, USERFAULTFD, result_of};
 use crate::error::InjectionError;
 
 const SIGRETURN: u64 = 15;
@@ -26,6 +26,8 @@ const SYNCHRONOUS: [u32; 6] = [4, 5, 7, 8, 11, 31];
 pub struct Ride<'a> {
     host: &'a Host,
     until: Instant,
+    /// The time that this was from its beginning.
+    limit: Duration,
     options: u32,
     observe: &'a mut dyn FnMut(&'static str),
 }
@@ -40,6 +42,9 @@ enum Halt {
     Gone,
 }
 
+/// What comes of it all.
+type Outcome = Result<OwnedFd, InjectionError>;
+
 /// A stop that was reached, or why not.
 type Reached = Result<Stopped, Halt>;
 
@@ -48,31 +53,35 @@ impl<'a> Ride<'a> {
     pub fn new(
         host: &'a Host,
         until: Instant,
+        limit: Duration,
         is_lasting: bool,
         observe: &'a mut dyn FnMut(&'static str),
     ) -> Self {
-        Self { host, until, options: if is_lasting { LASTING } else { MOMENTARY }, observe }
+        Self { host, until, limit, options: if is_lasting { LASTING } else { MOMENTARY }, observe }
     }
 
-    /// Has it make the calls that are still to be made, and puts it back to where it stood.
+    /// Has it make the calls, and puts it back to where it stood.
     ///
-    /// Returned is where it is then: where it stood, or at a signal, or at a stop of job control.
+    /// Returned is where it is then: where it stood, or at a signal, or at a stop of job control; and what came of it,
+    /// which is nothing where a signal came first.
     pub fn take(
         &mut self,
         stopped: Stopped,
-        progress: &mut Progress,
         fetch: impl FnOnce(i32) -> io::Result<OwnedFd>,
-    ) -> (Seen, Result<(), InjectionError>) {
+    ) -> (Seen, Option<Outcome>) {
         let host = self.host;
         if host.is_confined
             && ptrace::set_options(host.task.tid, self.options | ptrace::O_SUSPEND_SECCOMP).is_err()
         {
-            return (Seen::Stopped(stopped), Err(InjectionError::Seccomp));
+            return (Seen::Stopped(stopped), Some(Err(InjectionError::Seccomp)));
         }
-        let prepared = self.prepare(&stopped, progress.open);
-        let reached = match prepared {
-            Ok(()) => self.make_calls(stopped, progress, fetch),
-            Err(_) => Ok(stopped),
+        let mut outcome = None;
+        let reached = match self.prepare(&stopped) {
+            Ok(()) => self.make_calls(stopped, &mut outcome, fetch),
+            Err(error) => {
+                outcome = Some(Err(InjectionError::Os { action: "writing to its stack", error }));
+                Ok(stopped)
+            }
         };
         let reached = match reached {
             // At a call, where it must not stay: its registers there are no longer its own.
@@ -91,7 +100,7 @@ impl<'a> Ride<'a> {
             }
             Err(Halt::Gone) => Seen::Gone,
         };
-        (seen, prepared.map_err(|error| InjectionError::Os { action: "writing to its stack", error }))
+        (seen, outcome)
     }
 
     fn step(&mut self, name: &'static str) {
@@ -99,15 +108,12 @@ impl<'a> Ride<'a> {
     }
 
     /// Gives it its frame, and puts it before a call.
-    fn prepare(&mut self, stopped: &Stopped, open: Option<u64>) -> io::Result<()> {
+    fn prepare(&mut self, stopped: &Stopped) -> io::Result<()> {
         let host = self.host;
         self.step("frame");
         host.memory.write_all_at(&host.frame.bytes, host.frame.at)?;
         self.step("registers");
-        stopped.set_user_regs(&match open {
-            Some(number) => self.before_close(number),
-            None => self.before_return(),
-        });
+        stopped.set_user_regs(&self.before_return());
         self.step("mask");
         let spared = SYNCHRONOUS.iter().fold(0, |mask, signal| mask | 1_u64 << (signal - 1));
         // An error means that it was killed, which the next stop says.
@@ -146,46 +152,40 @@ impl<'a> Ride<'a> {
     fn make_calls(
         &mut self,
         stopped: Stopped,
-        progress: &mut Progress,
+        outcome: &mut Option<Outcome>,
         fetch: impl FnOnce(i32) -> io::Result<OwnedFd>,
     ) -> Reached {
-        let mut at = stopped;
-        if progress.open.is_none() {
-            at = self.enter(at, false)?;
-            let made;
-            (at, made) = self.call(at, USERFAULTFD, FLAGS)?;
-            match outcome(made) {
-                Ok(number) => {
-                    progress.open = Some(number);
-                    progress.maker = Some(self.host.task.tid);
-                    self.step("before close");
-                    at.set_user_regs(&self.before_close(number));
-                    self.step("fetch");
-                    progress.result =
-                        Some(i32::try_from(number).map_err(io::Error::other).and_then(fetch).map_err(
-                            |error| InjectionError::Os { action: "fetching the descriptor", error },
-                        ));
-                }
-                Err(error) => {
-                    progress.result = Some(Err(InjectionError::Call { call: "userfaultfd", error }));
-                    return self.leave_call(at);
-                }
-            }
+        let at = self.enter(stopped)?;
+        if Instant::now() >= self.until {
+            // Given up in the midst of the call it would leave a descriptor.
+            *outcome = Some(Err(InjectionError::TimedOut { limit: self.limit }));
+            return Err(Halt::Elsewhere(at));
         }
-        if let Some(number) = progress.open {
-            at = self.enter(at, true)?;
-            let closed;
-            (at, closed) = self.call(at, CLOSE, number)?;
-            progress.open = None;
-            if outcome(closed).is_err() {
-                progress.result = Some(Err(InjectionError::LeftOpen));
+        let (at, made) = self.call(at, USERFAULTFD, FLAGS)?;
+        let number = match result_of(made) {
+            Ok(number) => number,
+            Err(error) => {
+                *outcome = Some(Err(InjectionError::Call { call: "userfaultfd", error }));
+                return self.leave_call(at);
             }
+        };
+        self.step("before close");
+        at.set_user_regs(&self.before_close(number));
+        self.step("fetch");
+        let fetched = i32::try_from(number).map_err(io::Error::other).and_then(fetch);
+        *outcome = Some(Err(InjectionError::LeftOpen));
+        let at = self.enter_whatever_comes(at)?;
+        let (at, closed) = self.call(at, CLOSE, number)?;
+        if result_of(closed).is_ok() {
+            *outcome = Some(
+                fetched.map_err(|error| InjectionError::Os { action: "fetching the descriptor", error }),
+            );
         }
         self.leave_call(at)
     }
 
-    /// Has it go on to the entry of the call that it stands before; through stops of job control only if it must.
-    fn enter(&mut self, stopped: Stopped, must: bool) -> Reached {
+    /// Has it go on to the entry of the call that it stands before.
+    fn enter(&mut self, stopped: Stopped) -> Reached {
         let mut at = stopped;
         loop {
             self.step("enter");
@@ -193,8 +193,27 @@ impl<'a> Ride<'a> {
             match at.at() {
                 Stop::Syscall if self.is_behind_instruction(&at).is_some() => return Ok(at),
                 Stop::Event { signal: SIGTRAP, .. } => {}
-                Stop::Event { .. } if must => {}
                 _ => return Err(Halt::Elsewhere(at)),
+            }
+        }
+    }
+
+    /// As [`Ride::enter`], through signals, which wait, and stops of job control.
+    fn enter_whatever_comes(&mut self, stopped: Stopped) -> Reached {
+        let mut at = stopped;
+        loop {
+            self.step("enter");
+            let signal = at.signal().unwrap_or(0);
+            if signal != 0 {
+                // What is blocked when it is about to be delivered goes back to those that wait (`ptrace_signal` of
+                // kernel/signal.c). Nothing forces one on a thread that makes a call and no other instruction.
+                let _ = ptrace::set_signal_mask(self.host.task.tid, u64::MAX);
+            }
+            at = self.reach(at.resume_to_call(signal))?;
+            match at.at() {
+                Stop::Syscall if self.is_behind_instruction(&at).is_some() => return Ok(at),
+                Stop::Syscall => return Err(Halt::Elsewhere(at)),
+                Stop::Event { .. } | Stop::Signal(_) => {}
             }
         }
     }
@@ -255,7 +274,7 @@ impl<'a> Ride<'a> {
     /// Waits for its next stop.
     fn reach(&mut self, running: Running) -> Reached {
         let mut running = running;
-        let mut quiet_looks = 0;
+        let mut quiet_looks = 0_u32;
         loop {
             running = match running.look() {
                 Seen::Stopped(stopped) => return Ok(stopped),
@@ -266,6 +285,10 @@ impl<'a> Ride<'a> {
                 return Err(Halt::Running(running));
             }
             quiet_looks += 1;
+            // The death of a first thread is told when all others have been taken note of.
+            if quiet_looks.is_multiple_of(32) && matches!(self.host.task.state(), None | Some('Z' | 'X')) {
+                return Err(Halt::Gone);
+            }
             rest(quiet_looks);
         }
     }

@@ -17,8 +17,7 @@ use super::gadgets::{self, Gadgets};
 use crate::address::{Address, Span};
 use crate::error::InjectionError;
 use crate::maps;
-use crate::region::{Backing, Region, RegionMap};
-use crate::threads::Tid;
+use crate::region::{Backing, RegionMap};
 
 /// The code segment of 64-bit code.
 const WIDE_CODE: u64 = 0x33;
@@ -59,16 +58,6 @@ pub struct Host {
     pub memory: File,
 }
 
-/// Who may make a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
-    /// A thread that stands at a system call of a process that runs.
-    Strict,
-    /// Something must be undone: also one that job control has stopped, and this one wherever it stands. It was let go
-    /// for no more than the delivery of a signal, which ends a restartable sequence (rseq) that it is in.
-    Urgent(Tid),
-}
-
 /// A thread before its frame and the instructions are known.
 struct Candidate {
     index: usize,
@@ -86,8 +75,8 @@ impl Host {
     /// The most suitable thread of the target.
     ///
     /// One without seccomp before others, then one whose stack has the pages that are needed.
-    pub fn choose(tracer: &Tracer, demand: Demand) -> Result<Self, InjectionError> {
-        if demand == Demand::Strict && tracer.tracees.iter().any(Tracee::is_in_group_stop) {
+    pub fn choose(tracer: &Tracer) -> Result<Self, InjectionError> {
+        if tracer.tracees.iter().any(Tracee::is_in_group_stop) {
             return Err(InjectionError::JobControl);
         }
         let mut refused: Refused = (0, InjectionError::NotInCall);
@@ -98,7 +87,7 @@ impl Host {
             if tracee.task.process != tracer.target || looks >= LOOKS {
                 continue;
             }
-            let candidate = Candidate::new(index, tracee, demand);
+            let candidate = Candidate::new(index, tracee);
             let host = candidate.and_then(|candidate| {
                 looks += 1;
                 let map = match &map {
@@ -144,7 +133,7 @@ impl Host {
 }
 
 impl Candidate {
-    fn new(index: usize, tracee: &Tracee, demand: Demand) -> Result<Self, Refused> {
+    fn new(index: usize, tracee: &Tracee) -> Result<Self, Refused> {
         let task = tracee.task;
         let not_in_call = || (0, InjectionError::NotInCall);
         let stopped = tracee.stopped().ok_or_else(not_in_call)?;
@@ -158,9 +147,8 @@ impl Candidate {
         if is_in_call && regs.orig_rax & X32 != 0 {
             return Err(foreign);
         }
-        let is_at_instruction = tracee.is_rewound()
-            || is_in_call && stopped.code_before(regs.rip) == Some(SYSCALL)
-            || demand == Demand::Urgent(task.tid);
+        let is_at_instruction =
+            tracee.is_rewound() || is_in_call && stopped.code_before(regs.rip) == Some(SYSCALL);
         if !is_at_instruction {
             return Err(not_in_call());
         }
@@ -195,9 +183,9 @@ impl Candidate {
             .map_err(os("reading its extended state"))?;
         let no_room = || (5, InjectionError::NoRoom);
         let frame = Frame::new(&resumes, mask, &xstate, &xsave::components()).ok_or_else(no_room)?;
-        let region = map.at(Address::new(regs.rsp)).ok_or_else(no_room)?;
+        let stack = own_stack(task, &regs, map).ok_or_else(no_room)?;
         let taken = Span::from_len(Address::new(frame.at), frame.reach).ok_or_else(no_room)?;
-        if !is_own_stack(region, &regs) || !region.span.covers(taken) {
+        if !stack.covers(taken) {
             return Err(no_room());
         }
         let memory = File::options()
@@ -212,25 +200,32 @@ impl Candidate {
     }
 }
 
-/// Whether what lies below the stack pointer is known to be the thread's own: the first stack of a process, or one
-/// that a C library made for the thread.
+/// The stack of a thread, if what lies below its stack pointer is known to be the thread's own: the first stack of a process, or one
+/// that a C library made for the thread, with the thread's own block at its top and a guard, or nothing, below it.
 ///
-/// Coroutines and goroutines have their stacks side by side with each other and with other things, in one mapping.
-fn is_own_stack(region: &Region, regs: &UserRegs) -> bool {
+/// Coroutines and goroutines have their stacks side by side with each other and with other things, in one mapping, and
+/// the block of a first thread can have become part of any.
+fn own_stack(task: Task, regs: &UserRegs, map: &RegionMap) -> Option<Span> {
+    let region = map.at(Address::new(regs.rsp))?;
     let access = region.permissions;
     if !access.read || !access.write || access.shared {
-        return false;
+        return None;
     }
-    match region.backing {
+    let is_own = match region.backing {
         Backing::Stack => true,
         Backing::Anonymous { .. } => {
-            let block = Address::new(regs.fs_base);
-            region.span.contains(block)
+            let is_guarded = region.span.start().get().checked_sub(1).is_some_and(|below| {
+                map.at(Address::new(below)).is_none_or(|below| below.permissions.is_none())
+            });
+            !task.is_first()
+                && is_guarded
+                && region.span.contains(Address::new(regs.fs_base))
                 && regs.fs_base > regs.rsp
                 && region.span.end().get() - regs.fs_base <= THREAD_BLOCK
         }
         _ => false,
-    }
+    };
+    is_own.then_some(region.span)
 }
 
 /// Whether its calls are those of Linux (personality(2)).

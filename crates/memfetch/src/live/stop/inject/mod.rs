@@ -20,8 +20,9 @@
 //! # Signals
 //!
 //! All that can be blocked are, but those by which a thread learns of its own faults: forced upon a thread that blocks
-//! it, such a signal loses its handler. If one of these, or SIGSTOP, comes nevertheless, all is undone, the signal is
-//! delivered, and it begins anew.
+//! it, such a signal loses its handler. If one of these, or SIGSTOP, comes nevertheless before there is a descriptor,
+//! all is undone, the signal is delivered, and it begins anew. Later the descriptor is closed first: the kernel keeps the
+//! signal, with its `siginfo_t`, if it is blocked now, and a thread that job control stops makes that one call.
 
 mod call;
 mod frame;
@@ -35,12 +36,11 @@ use std::time::Instant;
 use memfetch_sys::process::{pidfd_getfd, pidfd_open, pidfd_open_thread};
 
 use self::call::Ride;
-use self::host::{Demand, Host};
+use self::host::Host;
 use super::states::Seen;
 use super::tasks::Task;
 use super::tracer::{Tracer, rest};
 use crate::error::InjectionError;
-use crate::threads::Tid;
 
 /// How often to begin anew because of signals.
 const TRIES: usize = 32;
@@ -51,17 +51,6 @@ const USERFAULTFD: u64 = 323;
 /// `O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY`.
 const FLAGS: u64 = 0o2_000_000 | 0o4000 | 1;
 
-/// How far it has come.
-#[derive(Debug, Default)]
-struct Progress {
-    /// The number that the descriptor has in the target, while it is open there.
-    open: Option<u64>,
-    /// The thread that made it, and whose table it is in.
-    maker: Option<Tid>,
-    /// It, in this process; or why there is none.
-    result: Option<Result<OwnedFd, InjectionError>>,
-}
-
 impl Tracer {
     /// A userfaultfd of the target's address space.
     ///
@@ -70,54 +59,42 @@ impl Tracer {
     /// All of [`InjectionError`].
     pub fn userfaultfd(&mut self, observe: &mut dyn FnMut(&'static str)) -> Result<OwnedFd, InjectionError> {
         let until = Instant::now() + self.deadline;
-        let mut progress = Progress::default();
         for _ in 0..TRIES {
             self.tend();
-            let demand = progress.maker.map_or(Demand::Strict, Demand::Urgent);
-            let host = match Host::choose(self, demand) {
-                Ok(host) => host,
-                // It may be on its way to a stop, with a signal.
-                Err(_) if progress.open.is_some() && Instant::now() < until => {
-                    rest(u32::MAX);
-                    continue;
-                }
-                Err(_) if progress.open.is_some() => return Err(InjectionError::LeftOpen),
-                Err(error) => return Err(error),
-            };
-            self.let_ride(&host, &mut progress, until, observe)?;
-            if progress.open.is_none()
-                && let Some(result) = progress.result.take()
-            {
+            let host = Host::choose(self)?;
+            if let Some(result) = self.let_ride(&host, until, observe) {
                 return result;
             }
             self.await_return(host.index, until);
         }
-        Err(if progress.open.is_some() { InjectionError::LeftOpen } else { InjectionError::Signals })
+        Err(InjectionError::Signals)
     }
 
-    /// Has a thread make the calls that are still to be made, and go back to where it was.
+    /// Has a thread make the calls, and go back to where it was; none where a signal came first.
     fn let_ride(
         &mut self,
         host: &Host,
-        progress: &mut Progress,
         until: Instant,
         observe: &mut dyn FnMut(&'static str),
-    ) -> Result<(), InjectionError> {
+    ) -> Option<Result<OwnedFd, InjectionError>> {
         // Ours before it is needed: that may fail as well.
-        let pidfd = open_pidfd(host.task)?;
+        let pidfd = match open_pidfd(host.task) {
+            Ok(pidfd) => pidfd,
+            Err(error) => return Some(Err(error)),
+        };
         let phase = self.holding();
-        let Some(tracee) = self.tracees.get_mut(host.index) else { return Err(InjectionError::Died) };
-        let Some(stopped) = tracee.lend() else { return Err(InjectionError::Died) };
-        let mut ride = Ride::new(host, until, self.at_fault, observe);
+        let tracee = self.tracees.get_mut(host.index)?;
+        let stopped = tracee.lend()?;
         let fetch = |number: i32| pidfd_getfd(pidfd.as_fd(), number);
-        let (seen, result) = ride.take(stopped, progress, fetch);
-        let error = match &seen {
-            Seen::Stopped(_) => None,
-            Seen::Running(_) => Some(InjectionError::TimedOut { limit: self.deadline }),
-            Seen::Gone => Some(InjectionError::Died),
+        let (seen, result) =
+            Ride::new(host, until, self.deadline, self.at_fault, observe).take(stopped, fetch);
+        let result = match (&seen, result) {
+            (Seen::Running(_), _) => Some(Err(InjectionError::TimedOut { limit: self.deadline })),
+            (Seen::Gone, _) => Some(Err(InjectionError::Died)),
+            (Seen::Stopped(_), result) => result,
         };
         tracee.put(seen, phase, &mut self.report);
-        result.and(error.map_or(Ok(()), Err))
+        result
     }
 
     /// Waits until a thread stands that a signal was delivered to.
@@ -141,7 +118,7 @@ fn open_pidfd(task: Task) -> Result<OwnedFd, InjectionError> {
 }
 
 /// The result of a system call, as the register has it.
-fn outcome(value: u64) -> Result<u64, io::Error> {
+fn result_of(value: u64) -> Result<u64, io::Error> {
     match value.cast_signed() {
         error @ -4095..=-1 => Err(io::Error::from_raw_os_error(-(error as i32))),
         _ => Ok(value),
@@ -154,8 +131,8 @@ mod tests {
 
     #[test]
     fn results_and_errors_are_told_apart() {
-        assert_eq!(outcome(7).unwrap(), 7);
-        assert_eq!(outcome((-24_i64).cast_unsigned()).unwrap_err().raw_os_error(), Some(24));
-        assert_eq!(outcome((-4096_i64).cast_unsigned()).unwrap(), (-4096_i64).cast_unsigned());
+        assert_eq!(result_of(7).unwrap(), 7);
+        assert_eq!(result_of((-24_i64).cast_unsigned()).unwrap_err().raw_os_error(), Some(24));
+        assert_eq!(result_of((-4096_i64).cast_unsigned()).unwrap(), (-4096_i64).cast_unsigned());
     }
 }

@@ -1,0 +1,174 @@
+//! Processes that no system call can be made by, each with its reason; and they live on.
+
+mod stopping;
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use memfetch::error::InjectionError;
+use memfetch_testkit::{Target, signals, target, userfault};
+use stopping::{eventually, states, stop, watchdog};
+
+/// What comes of it; all threads are held before and afterwards, and run on then.
+fn attempt(target: &mut Target) -> Result<(), InjectionError> {
+    let pid = target.pid();
+    let mut frozen = stop(pid);
+    let result = frozen.userfaultfd();
+    assert!(states(pid).iter().all(|state| "tTZ".contains(*state)), "{:?}", states(pid));
+    assert!(!frozen.resume().ended);
+    assert!(target.is_alive());
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    assert!(
+        links.filter_map(|entry| entry.path().read_link().ok()).all(|link| !link.ends_with("[userfaultfd]"))
+    );
+    result.map(|file| assert!(userfault::greet(&file).is_ok()))
+}
+
+/// Whether this process has CAP_SYS_ADMIN.
+fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let has = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(has.trim(), 16).unwrap() & 1 << 21 != 0
+}
+
+/// A target of an ordinary user, and what is said to that user who tries it; none where that user cannot reach the
+/// programs.
+fn as_ordinary_user(role: &str) -> Option<(Target, String)> {
+    let (program, injector) = (target::program(), target::built("memfetch-testkit", "memfetch-injector"));
+    let (mut theirs, mut attempt) = (Command::new(program), Command::new(injector));
+    theirs.arg(role);
+    if is_root() {
+        if !Command::new(target::program())
+            .uid(65_534)
+            .gid(65_534)
+            .output()
+            .is_ok_and(|output| String::from_utf8_lossy(&output.stderr).contains("no role"))
+        {
+            return None;
+        }
+        theirs.uid(65_534).gid(65_534);
+        attempt.uid(65_534).gid(65_534);
+    }
+    let target = Target::spawn_command(theirs);
+    let output = attempt.args([target.pid().to_string(), u32::MAX.to_string()]).output().unwrap();
+    Some((target, String::from_utf8(output.stdout).unwrap()))
+}
+
+#[test]
+fn all_threads_compute() {
+    watchdog();
+    assert!(matches!(attempt(&mut Target::spawn("busy", &[])), Err(InjectionError::NotInCall)));
+}
+
+#[test]
+fn all_threads_nap() {
+    watchdog();
+    assert!(matches!(attempt(&mut Target::spawn("napping", &[])), Err(InjectionError::RestartBlock)));
+}
+
+#[test]
+fn calls_would_become_signals() {
+    watchdog();
+    let mut target = Target::spawn("dispatched", &[]);
+    let result = attempt(&mut target);
+    assert_eq!(target.fact("on"), "true");
+    assert!(matches!(result, Err(InjectionError::UserDispatch)), "{result:?}");
+    assert!(target.ask("anybody?").starts_with("unknown"));
+}
+
+#[test]
+fn no_descriptor_is_to_be_had() {
+    watchdog();
+    const TOO_MANY: i32 = 24;
+    let mut target = Target::spawn("full-table", &[]);
+    match attempt(&mut target) {
+        Err(InjectionError::Call { call: "userfaultfd", error }) => {
+            assert_eq!(error.raw_os_error(), Some(TOO_MANY));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(target.ask("anybody?").starts_with("unknown"));
+}
+
+#[test]
+fn whose_stack_it_is_is_not_known() {
+    watchdog();
+    let mut target = Target::spawn("own-stack", &[]);
+    eventually("sleep", || states(target.pid()) == ['S']);
+    let result = attempt(&mut target);
+    assert!(matches!(result, Err(InjectionError::NoRoom)), "{result:?}");
+    assert_eq!(target.ask("anybody?"), "anybody?");
+}
+
+#[test]
+fn what_job_control_has_stopped_stays_stopped() {
+    watchdog();
+    let mut target = Target::spawn("blocked", &["epoll_wait"]);
+    signals::send(target.pid(), 19);
+    eventually("the stop", || states(target.pid()).iter().all(|state| *state == 'T'));
+    assert!(matches!(attempt(&mut target), Err(InjectionError::JobControl)));
+    eventually("the stop", || states(target.pid()).iter().all(|state| *state == 'T'));
+    signals::send(target.pid(), 18);
+    eventually("its going on", || states(target.pid()).iter().all(|state| *state == 'S'));
+}
+
+/// A filter that kills is suspended where that is allowed, and not put to the test where it is not.
+#[test]
+fn seccomp_does_not_kill() {
+    watchdog();
+    for role in ["sandboxed", "strict"] {
+        let mut target = Target::spawn(role, &[]);
+        for _ in 0..20 {
+            let result = attempt(&mut target);
+            match is_root() {
+                true => assert!(result.is_ok(), "{role}: {result:?}"),
+                false => assert!(matches!(result, Err(InjectionError::Seccomp)), "{role}: {result:?}"),
+            }
+        }
+        assert!(target.ask("anybody?").contains("anybody?"));
+        let Some((mut target, said)) = as_ordinary_user(role) else { continue };
+        assert!(said.contains("Err(Seccomp)"), "{role}: {said}");
+        assert!(target.ask("anybody?").contains("anybody?"));
+    }
+}
+
+/// Filters are in force again afterwards.
+#[test]
+fn seccomp_is_suspended_for_no_longer_than_the_call() {
+    watchdog();
+    let mut target = Target::spawn("sandboxed", &[]);
+    if attempt(&mut target).is_ok() {
+        target.tell("escape");
+        eventually("its end", || !target.is_alive());
+    }
+}
+
+#[test]
+fn an_ordinary_user_needs_nothing_more() {
+    watchdog();
+    if let Some((mut target, said)) = as_ordinary_user("blocked") {
+        assert!(said.contains("Ok("), "{said}");
+        assert_eq!(target.ask("returns"), "0");
+    }
+}
+
+#[test]
+fn code_of_32_bits() {
+    watchdog();
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("narrow.c"), folder.path().join("narrow"));
+    std::fs::write(
+        &source,
+        "#include <stdio.h>\nint main(void) { char line[99]; puts(\"ready\"); fflush(stdout);\n\
+         while (fgets(line, 99, stdin)) { fputs(line, stdout); fflush(stdout); } return 0; }\n",
+    )
+    .unwrap();
+    let built = Command::new("cc").args(["-m32", "-o"]).arg(&program).arg(&source).output();
+    if !built.is_ok_and(|output| output.status.success()) {
+        eprintln!("no 32-bit compiler here");
+        return;
+    }
+    let mut target = Target::spawn_command(Command::new(&program));
+    assert!(matches!(attempt(&mut target), Err(InjectionError::Foreign)));
+    assert_eq!(target.ask("anybody?"), "anybody?");
+}
