@@ -106,3 +106,34 @@ fn a_process_lives_whenever_we_die() {
     eprintln!("{KILLS} killed at any moment, {left} descriptors left");
     assert!(left < 20, "{left}");
 }
+
+/// Its filters are in force again as soon as we die, and kill it where they see the calls: at the two moments at which
+/// one of these is about to be made, and at no other.
+#[test]
+fn a_sandboxed_process_lives_but_where_its_filter_sees_the_calls() {
+    const ROUNDS: usize = 5;
+    watchdog();
+    let mut target = Target::spawn("sandboxed", &[]);
+    let (steps, result) = die_at(target.pid(), usize::MAX >> 32).expect("it comes to its end");
+    if result.starts_with("Err(Seccomp)") {
+        return;
+    }
+    assert!(result.starts_with("Ok("), "{result}");
+    let mut deadly = Vec::new();
+    for step in (0..ROUNDS).flat_map(|_| 0..steps) {
+        assert_eq!(die_at(target.pid(), step), None, "step {step}");
+        if target.is_alive() {
+            eventually("the release", || !target.is_alive() || is_let_go(target.pid()));
+        }
+        if target.is_alive() {
+            assert!(target.ask("anybody?").starts_with("unknown"));
+        } else {
+            deadly.push(step);
+            target = Target::spawn("sandboxed", &[]);
+        }
+    }
+    eprintln!("sandboxed: {} killed at {steps} steps, the filter killed at {deadly:?}", ROUNDS * steps);
+    deadly.sort_unstable();
+    deadly.dedup();
+    assert!(deadly.len() <= 2, "{deadly:?}");
+}

@@ -30,7 +30,7 @@ mod gadgets;
 mod host;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use memfetch_sys::process::{pidfd_getfd, pidfd_open, pidfd_open_thread};
@@ -85,7 +85,7 @@ impl Tracer {
         let phase = self.holding();
         let tracee = self.tracees.get_mut(host.index)?;
         let stopped = tracee.lend()?;
-        let fetch = |number: i32| pidfd_getfd(pidfd.as_fd(), number);
+        let fetch = |number: i32| pidfd_getfd(pidfd.as_fd(), number).and_then(verify);
         let (seen, result) =
             Ride::new(host, until, self.deadline, self.at_fault, observe).take(stopped, fetch);
         let result = match (&seen, result) {
@@ -117,6 +117,16 @@ fn open_pidfd(task: Task) -> Result<OwnedFd, InjectionError> {
         .map_err(|error| InjectionError::Os { action: "opening a pidfd", error })
 }
 
+/// A descriptor that is what it should be: before Linux 6.9 another table than the thread's may have been asked.
+fn verify(file: OwnedFd) -> io::Result<OwnedFd> {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    if link.as_os_str().as_encoded_bytes() == b"anon_inode:[userfaultfd]" {
+        Ok(file)
+    } else {
+        Err(io::Error::other("the process has another file of that number"))
+    }
+}
+
 /// The result of a system call, as the register has it.
 fn result_of(value: u64) -> Result<u64, io::Error> {
     match value.cast_signed() {
@@ -128,6 +138,11 @@ fn result_of(value: u64) -> Result<u64, io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_file_is_not_taken_for_a_userfaultfd() {
+        assert!(verify(std::fs::File::open("/dev/null").unwrap().into()).is_err());
+    }
 
     #[test]
     fn results_and_errors_are_told_apart() {
