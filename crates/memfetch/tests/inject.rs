@@ -160,6 +160,25 @@ fn memory_is_as_before() {
     assert!(stacks() == before);
 }
 
+/// A thread whose stack has the pages already is preferred to one that would have to get them.
+#[test]
+fn no_page_is_added_where_a_thread_has_them() {
+    watchdog();
+    let mut target = Target::spawn("threads", &["3"]);
+    asleep(&target);
+    let rollup = || {
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", target.pid())).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("Rss:") || line.starts_with("Anonymous:"));
+        (lines.map(str::to_owned).collect::<Vec<_>>(), target.status("VmPTE"))
+    };
+    let before = rollup();
+    for _ in 0..10 {
+        inject(&target);
+    }
+    assert_eq!(rollup(), before);
+    assert_eq!(target.ask("returns"), "0");
+}
+
 #[test]
 fn a_process_whose_first_thread_has_exited() {
     watchdog();
@@ -216,7 +235,7 @@ fn what_does_not_come_back_in_time_comes_back_later() {
     let mut target = Target::spawn("registers", &["read"]);
     let pid = target.pid();
     let (mut late, mut left) = (0, 0);
-    for slow in 0..20 {
+    for slow in (0..3).flat_map(|_| 0..20) {
         let mut frozen = freeze(pid, &FreezeOptions { deadline: limit, ..FreezeOptions::default() }).unwrap();
         let mut step = 0;
         let result = frozen.userfaultfd_observed(move |_| {
@@ -231,8 +250,8 @@ fn what_does_not_come_back_in_time_comes_back_later() {
             Err(error) => panic!("step {slow}: {error}"),
         }
         assert!(!frozen.resume().ended);
-        eventually("sleep", || states(pid).iter().all(|state| *state == 'S'));
         assert_eq!(target.ask("wake"), "ok", "step {slow}");
+        asleep(&target);
         let now = descriptors(pid).iter().filter(|link| link.contains("userfaultfd")).count();
         if now != left {
             eprintln!("step {slow}: a descriptor is left");

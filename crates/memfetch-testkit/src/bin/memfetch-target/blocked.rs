@@ -30,7 +30,10 @@ fn blocked(arguments: &[String]) {
     let kept = Kept { semaphores, queues };
     for (name, prepare) in CALLS {
         if arguments.is_empty() || arguments.iter().any(|wanted| wanted == name) {
-            match start(name, move || prepare(&kept)) {
+            match start(name, move || {
+                use_stack();
+                prepare(&kept)
+            }) {
                 Some(tid) => fact(&format!("tid.{name}"), tid),
                 None => fact(&format!("absent.{name}"), 1),
             }
@@ -67,6 +70,12 @@ pub fn start(name: &'static str, prepare: impl FnOnce() -> Option<Call> + Send +
     let short: String = name.chars().take(15).collect();
     std::thread::Builder::new().name(short).stack_size(128 << 10).spawn(body).expect("a thread starts");
     hears.recv().ok()
+}
+
+/// Has pages below the stack pointer that hold nothing any more: a thread with them is preferred for a call.
+#[inline(never)]
+pub fn use_stack() {
+    std::hint::black_box([1_u8; 32 << 10]);
 }
 
 /// Waits until all threads of this process but the caller sleep.

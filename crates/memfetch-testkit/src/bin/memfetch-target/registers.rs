@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::blocked::{settle, system};
+use crate::blocked::{settle, system, use_stack};
 use crate::{Role, serve, unknown};
 
 /// The roles of this module.
@@ -199,6 +199,7 @@ fn wait(
     polls: bool,
     tell: &Sender<Result<u64, String>>,
 ) -> Result<(), std::sync::mpsc::SendError<Result<u64, String>>> {
+    use_stack();
     let mut room = Box::new([0_u64; 2]);
     let at = room.as_mut_ptr().addr();
     let epoll = system(libc::SYS_epoll_create1, [0]) as usize;

@@ -277,8 +277,9 @@ impl Frozen {
     /// mask and its memory are what they were. All threads are held all the while. If this process is killed meanwhile
     /// the thread finds its way back by itself; in a window of some microseconds it would keep the descriptor.
     ///
-    /// Where seccomp restricts the thread, its filters are suspended for these two calls, which needs `CAP_SYS_ADMIN`;
-    /// being killed meanwhile can have a filter that kills see the calls.
+    /// Where seccomp restricts the thread, its filters are suspended for these two calls, which needs `CAP_SYS_ADMIN`. If
+    /// this process is killed meanwhile they are in force again: a filter that kills does so if it sees one of the calls
+    /// (some microseconds each), or the rt_sigreturn(2) by which the thread goes back.
     ///
     /// A signal that comes for the thread is passed on as ever; the thread must be at a system call after it as well.
     ///

@@ -250,7 +250,13 @@ impl<'a> Ride<'a> {
     /// As [`Ride::leave_call`], with a call not made that it may be at the entry of.
     fn cancel(&mut self, stopped: Stopped) -> Reached {
         if let Some(regs) = stopped.user_regs() {
-            stopped.set_user_regs(&UserRegs { orig_rax: NO_CALL, ..regs });
+            // As behind a call that was made: at the `ret`, which goes to the restorer.
+            stopped.set_user_regs(&UserRegs {
+                rip: self.host.gadgets.call.wrapping_add(SYSCALL_BYTES),
+                rsp: self.host.frame.at,
+                orig_rax: NO_CALL,
+                ..regs
+            });
         }
         self.leave_call(stopped)
     }

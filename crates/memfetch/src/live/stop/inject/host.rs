@@ -116,6 +116,11 @@ impl Host {
         let (Some((_, mut host)), Some(map)) = (best, map) else { return Err(refused.1) };
         host.gadgets = gadgets::find(host.task, &map, &host.memory).ok_or(InjectionError::NoGadget)?;
         host.frame.return_to(host.gadgets.restorer);
+        // Of the chosen one only: reading enters pages into the page table.
+        host.saved.resize(host.frame.bytes.len(), 0);
+        host.memory
+            .read_exact_at(&mut host.saved, host.frame.at)
+            .map_err(|error| InjectionError::Os { action: "reading its stack", error })?;
         Ok(host)
     }
 
@@ -193,10 +198,8 @@ impl Candidate {
             .write(true)
             .open(format!("/proc/{}/task/{}/mem", task.process, task.tid))
             .map_err(os("opening its memory"))?;
-        let mut saved = vec![0; frame.bytes.len()];
-        memory.read_exact_at(&mut saved, frame.at).map_err(os("reading its stack"))?;
         let gadgets = Gadgets { call: 0, restorer: 0 };
-        Ok(Host { index, task, regs, mask, is_confined, gadgets, frame, saved, memory })
+        Ok(Host { index, task, regs, mask, is_confined, gadgets, frame, saved: Vec::new(), memory })
     }
 }
 
