@@ -57,13 +57,25 @@ fn as_ordinary_user(role: &str) -> Option<(Target, String)> {
 #[test]
 fn all_threads_compute() {
     watchdog();
-    assert!(matches!(attempt(&mut Target::spawn("busy", &[])), Err(InjectionError::NotInCall)));
+    let mut target = Target::spawn("busy", &[]);
+    let has_computed = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap();
+        let user_time = stat.rsplit_once(") ").unwrap().1.split(' ').nth(11).unwrap().to_owned();
+        user_time.parse::<u64>().unwrap() > 2
+    };
+    let threads = format!("/proc/{}/task", target.pid());
+    eventually("computing", || std::fs::read_dir(&threads).unwrap().flatten().all(has_computed));
+    let result = attempt(&mut target);
+    assert!(matches!(result, Err(InjectionError::NotInCall)), "{result:?}");
 }
 
 #[test]
 fn all_threads_nap() {
     watchdog();
-    assert!(matches!(attempt(&mut Target::spawn("napping", &[])), Err(InjectionError::RestartBlock)));
+    let mut target = Target::spawn("napping", &[]);
+    eventually("sleep", || states(target.pid()) == ['S', 'S']);
+    let result = attempt(&mut target);
+    assert!(matches!(result, Err(InjectionError::RestartBlock)), "{result:?}");
 }
 
 #[test]
