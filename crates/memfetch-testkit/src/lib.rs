@@ -3,6 +3,7 @@
 
 pub mod conformance;
 pub mod footprint;
+pub mod invariants;
 pub mod peers;
 pub mod signals;
 pub mod space;

@@ -5,6 +5,7 @@
 
 mod blocked;
 mod faults;
+mod invariants;
 mod measure;
 mod memory;
 mod odd;
@@ -32,6 +33,7 @@ fn main() {
         unwilling::ROLES,
         faults::ROLES,
         measure::ROLES,
+        invariants::ROLES,
     ];
     let roles: Vec<&Role> = modules.into_iter().flatten().collect();
     match roles.iter().find(|(name, _)| *name == role) {

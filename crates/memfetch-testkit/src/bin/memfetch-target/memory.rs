@@ -35,8 +35,8 @@ pub const ROLES: &[Role] = &[
 ];
 
 pub const PAGE: usize = 4096;
-const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
-const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+pub const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+pub const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 /// `private MIB`: so much private anonymous memory, every 8-byte word of it its own address. `unmap` takes it away,
 /// `discard` (MADV_DONTNEED) makes it zero again.
@@ -475,7 +475,7 @@ fn system_v(bytes: usize) -> usize {
     }
 }
 
-fn memfd(name: &str) -> OwnedFd {
+pub fn memfd(name: &str) -> OwnedFd {
     let name = CString::new(name).expect("no zero byte");
     // SAFETY: the name ends in a zero byte; the descriptor is new and owned by nobody else.
     unsafe {
@@ -511,7 +511,7 @@ pub fn resize(fd: i32, bytes: usize) {
     assert!(result == 0, "ftruncate: {}", std::io::Error::last_os_error());
 }
 
-fn protect(start: usize, bytes: usize, protection: i32) {
+pub fn protect(start: usize, bytes: usize, protection: i32) {
     // SAFETY: the range is a role's own mapping, and nothing refers to it.
     let result = unsafe { libc::mprotect(start as *mut libc::c_void, bytes, protection) };
     assert!(result == 0, "mprotect: {}", std::io::Error::last_os_error());
@@ -523,7 +523,7 @@ pub fn advise(start: usize, bytes: usize, advice: i32) {
     unsafe { libc::madvise(start as *mut libc::c_void, bytes, advice) };
 }
 
-fn unmap(start: usize, bytes: usize) {
+pub fn unmap(start: usize, bytes: usize) {
     // SAFETY: the range is a role's own mapping, and nothing refers to it.
     let result = unsafe { libc::munmap(start as *mut libc::c_void, bytes) };
     assert!(result == 0, "munmap: {}", std::io::Error::last_os_error());
