@@ -2,8 +2,6 @@
 
 use std::arch::asm;
 
-use memfetch_testkit::invariants::counters::THREAD;
-
 use super::{load, thread};
 use crate::memory::{PAGE, PRIVATE, READ_WRITE, advise, map};
 use crate::{argument, fact, serve, unknown};
@@ -23,7 +21,7 @@ pub fn counters(arguments: &[String]) {
     fact("threads", threads);
     let span = move |index: usize| start + index * pages * PAGE;
     for index in 0..threads {
-        thread(THREAD, move || rounds(span(index), pages * PAGE));
+        thread("counting", move || rounds(span(index), pages * PAGE));
     }
     let sum = move || (0..threads).map(|index| load(span(index))).sum::<u64>();
     while (0..threads).any(|index| load(span(index)) < 2) {

@@ -171,7 +171,7 @@ fn descend(
 /// Gives the pages of the stack back that the deepest frames had, so that they come anew.
 fn discard_stack(lowest: &mut usize) {
     let here = std::ptr::from_ref(&lowest).expose_provenance();
-    let (first, end) = (lowest.next_multiple_of(PAGE), (here & !(PAGE - 1)).saturating_sub(16 * PAGE));
+    let (first, end) = (*lowest & !(PAGE - 1), (here & !(PAGE - 1)).saturating_sub(16 * PAGE));
     if first < end {
         advise(first, end - first, libc::MADV_DONTNEED);
     }
