@@ -10,6 +10,7 @@ mod measure;
 mod memory;
 mod odd;
 mod registers;
+mod stall;
 mod storm;
 mod threads;
 mod unwilling;
@@ -34,6 +35,7 @@ fn main() {
         faults::ROLES,
         measure::ROLES,
         invariants::ROLES,
+        stall::ROLES,
     ];
     let roles: Vec<&Role> = modules.into_iter().flatten().collect();
     match roles.iter().find(|(name, _)| *name == role) {

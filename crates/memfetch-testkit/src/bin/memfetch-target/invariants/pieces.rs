@@ -15,8 +15,11 @@ use crate::memory::{
 /// Writes an epoch into all cells of a piece.
 pub type Write = Box<dyn FnMut(u64)>;
 
-/// The pieces by their names.
-pub const PIECES: &[(&str, fn(Entry, &Path) -> Write)] = &[
+/// A piece: its name, and what makes it, with its files in a folder.
+type Piece = (&'static str, fn(Entry, &Path) -> Write);
+
+/// All of them.
+pub const PIECES: &[Piece] = &[
     ("private", private),
     ("huge", huge),
     ("file", file),

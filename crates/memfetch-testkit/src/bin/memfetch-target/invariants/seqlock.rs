@@ -13,7 +13,7 @@ use crate::{argument, fact, serve, unknown};
 const STRETCH: u64 = 64;
 
 /// `seqlock [BYTES [WRITERS]]`: an array under a sequence lock, of which the writers change a stretch, and the
-/// checksum with it. Between two changes a writer does something else for about as long, so that the sequence is even
+/// checksum with it. Between two changes a writer does something else for longer, so that the sequence is even
 /// often enough. The order `count` answers how many changes there were.
 pub fn seqlock(arguments: &[String]) {
     let bytes = argument(arguments, 0, 16_usize << 20).next_multiple_of(PAGE);
@@ -33,7 +33,7 @@ pub fn seqlock(arguments: &[String]) {
             let mut random = next_random(index as u64 + 1);
             loop {
                 random = change(head, start, bytes as u64 / 8, random);
-                for _ in 0..writers as u64 * STRETCH * 4 {
+                for _ in 0..writers as u64 * STRETCH * 32 {
                     random = std::hint::black_box(next_random(random));
                 }
             }
