@@ -122,6 +122,16 @@ fn live_transfers_are_torn() {
 }
 
 #[test]
+fn live_arrays_are_torn() {
+    is_torn_without_a_stop("seqlock", &[]);
+}
+
+#[test]
+fn live_lists_are_torn() {
+    is_torn_without_a_stop("linked", &[]);
+}
+
+#[test]
 fn live_epochs_are_torn() {
     is_torn_without_a_stop("mixed-writers", &[]);
 }
