@@ -10,11 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::benchmarks;
+use crate::pauses::{self, Pause};
 use crate::run::{cargo, find, must, show};
 use crate::tools;
 
 /// How often each contestant runs, after once to warm up.
-const RUNS: usize = 5;
+pub const RUNS: usize = 5;
 
 /// A comparison.
 pub struct Benchmark {
@@ -24,6 +25,14 @@ pub struct Benchmark {
     pub about: &'static str,
     /// Starts the target, and returns it with those that compete over it.
     pub prepare: fn(&Scene) -> Result<Contest, String>,
+}
+
+/// What is compared.
+enum Kind {
+    /// How long the contestants take.
+    Time(&'static Benchmark),
+    /// How long a client of their target waits.
+    Pause(&'static Pause),
 }
 
 /// A target, unless each contestant brings its own, and those that compete.
@@ -91,9 +100,10 @@ pub struct Contestant {
 
 /// Runs the benchmarks with these names, or all.
 pub fn compare(root: &Path, names: &[String]) -> Result<(), String> {
-    let known = benchmarks::ALL;
-    if let Some(name) = names.iter().find(|name| known.iter().all(|benchmark| benchmark.name != **name)) {
-        let known: Vec<_> = known.iter().map(|benchmark| benchmark.name).collect();
+    let pauses = pauses::ALL.iter().map(|pause| (pause.name, Kind::Pause(pause)));
+    let known = benchmarks::ALL.iter().map(|benchmark| (benchmark.name, Kind::Time(benchmark))).chain(pauses);
+    if let Some(name) = names.iter().find(|name| known.clone().all(|(known, _)| known != **name)) {
+        let known: Vec<_> = known.map(|(name, _)| name).collect();
         return Err(format!("no benchmark `{name}`; there are {}", known.join(", ")));
     }
     must(&mut cargo(
@@ -113,16 +123,20 @@ pub fn compare(root: &Path, names: &[String]) -> Result<(), String> {
     let file = root.join("docs/benchmarks.md");
     let mut text = fs::read_to_string(&file).unwrap_or_else(|_| HEAD.to_owned());
     let mut failures = Vec::new();
-    for benchmark in known {
-        if !names.is_empty() && names.iter().all(|name| name != benchmark.name) {
+    for (name, kind) in known {
+        if !names.is_empty() && names.iter().all(|wanted| wanted != name) {
             continue;
         }
-        match run(benchmark, &scene) {
+        let section = match kind {
+            Kind::Time(benchmark) => run(benchmark, &scene),
+            Kind::Pause(pause) => pauses::run(pause, &scene),
+        };
+        match section {
             Ok(section) => {
                 print!("{section}");
-                text = with_section(&text, benchmark.name, &section);
+                text = with_section(&text, name, &section);
             }
-            Err(message) => failures.push(format!("{}: {message}", benchmark.name)),
+            Err(message) => failures.push(format!("{name}: {message}")),
         }
     }
     fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -174,7 +188,7 @@ fn run(benchmark: &Benchmark, scene: &Scene) -> Result<String, String> {
 }
 
 /// Runs a command; returns how long it took, and the most memory that it had, in KiB.
-fn timed(command: &mut Command) -> Result<(Duration, u32), String> {
+pub fn timed(command: &mut Command) -> Result<(Duration, u32), String> {
     let failed = |error: std::io::Error, command: &Command| format!("`{}`: {error}", show(command));
     let begun = Instant::now();
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
@@ -210,7 +224,7 @@ fn high_water(pid: u32) -> Option<u32> {
 }
 
 /// The median; sorts.
-fn median(times: &mut [Duration]) -> Duration {
+pub fn median(times: &mut [Duration]) -> Duration {
     times.sort();
     let middle = times.len() / 2;
     match (times.get(middle.wrapping_sub(1)), times.get(middle)) {
@@ -220,13 +234,13 @@ fn median(times: &mut [Duration]) -> Duration {
     }
 }
 
-fn shown(time: Duration) -> String {
+pub fn shown(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
 }
 
 /// The machine in a line: figures of another are not to be compared with these.
-fn machine() -> String {
+pub fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, key: &str| {
         let line = text.lines().find(|line| line.starts_with(key));
@@ -255,7 +269,8 @@ fn with_section(text: &str, name: &str, section: &str) -> String {
     format!("{before}{section}{behind}")
 }
 
-fn empty(folder: &Path) -> Result<(), String> {
+/// Makes a folder that is empty.
+pub fn empty(folder: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(failed)?;

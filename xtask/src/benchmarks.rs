@@ -80,12 +80,25 @@ fn reserved_8g(scene: &Scene) -> Result<Contest, String> {
 }
 
 fn redis(scene: &Scene) -> Result<Contest, String> {
+    let (target, _) = redis_server(scene)?;
+    let pid = target.child.id().to_string();
+    Ok((Some(target), snapshots(scene, &pid)?))
+}
+
+/// A Redis server that holds nothing, and the socket that it listens on.
+pub fn redis_server(scene: &Scene) -> Result<(Target, PathBuf), String> {
     let mut command = Command::new(scene.program("redis-server")?);
-    // Not among the outputs, which are emptied after each run; Redis takes it away when it ends.
-    let socket = std::env::temp_dir().join(format!("memfetch-bench-{}.socket", std::process::id()));
+    // Not among the outputs, which are emptied after each run, nor below the target folder, whose path may be too long
+    // for the name of a socket.
+    let folder = std::env::temp_dir().join(format!("memfetch-bench-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let socket = folder.join("socket");
+    let folder = Folder(folder);
     command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(&socket);
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut target = Target::new(spawned.map_err(|error| format!("redis-server: {error}"))?);
+    target.files = Some(folder);
     // Its log goes on for as long as it runs, and nothing that matters comes after it has begun to serve.
     if let Some(stdout) = target.child.stdout.take() {
         let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
@@ -94,8 +107,7 @@ fn redis(scene: &Scene) -> Result<Contest, String> {
         }
     }
     std::thread::sleep(std::time::Duration::from_millis(500));
-    let pid = target.child.id().to_string();
-    Ok((Some(target), snapshots(scene, &pid)?))
+    Ok((target, socket))
 }
 
 fn churn(scene: &Scene) -> Result<Contest, String> {
@@ -119,14 +131,21 @@ fn churn(scene: &Scene) -> Result<Contest, String> {
 
 /// Snapshots of a process by memfetch, in both modes, and by gcore.
 fn snapshots(scene: &Scene, pid: &str) -> Result<Vec<Contestant>, String> {
-    let ours = |mode: &str| {
-        let mut command = Command::new(&scene.memfetch);
-        command.args(["snap", pid, "--quiet", "--mode", mode, "--output"]).arg(core(scene));
-        Contestant { name: format!("memfetch --mode {mode}"), command }
-    };
-    let mut gcore = Command::new(scene.program("gcore")?);
-    gcore.arg("-o").arg(core(scene)).arg(pid);
-    Ok(vec![ours("freeze"), ours("live"), Contestant { name: "gcore".to_owned(), command: gcore }])
+    Ok(vec![snapshot(scene, pid, "freeze"), snapshot(scene, pid, "live"), gcore(scene, pid)?])
+}
+
+/// A snapshot of a process by memfetch.
+pub fn snapshot(scene: &Scene, pid: &str, mode: &str) -> Contestant {
+    let mut command = Command::new(&scene.memfetch);
+    command.args(["snap", pid, "--quiet", "--mode", mode, "--output"]).arg(core(scene));
+    Contestant { name: format!("memfetch --mode {mode}"), command }
+}
+
+/// A core of a process by gcore.
+pub fn gcore(scene: &Scene, pid: &str) -> Result<Contestant, String> {
+    let mut command = Command::new(scene.program("gcore")?);
+    command.arg("-o").arg(core(scene)).arg(pid);
+    Ok(Contestant { name: "gcore".to_owned(), command })
 }
 
 fn core(scene: &Scene) -> PathBuf {

@@ -5,6 +5,7 @@ mod benchmarks;
 mod check;
 mod docs;
 mod golden;
+mod pauses;
 mod rules;
 mod run;
 mod tools;
