@@ -3,7 +3,6 @@
 //!
 //! `MEMFETCH_TEST_ROUNDS` is how many snapshots are taken of each process in each mode; 5 where it is not set.
 
-use memfetch::image::record::Contents;
 use memfetch::{Image, ModeChoice, Process, Snapshot};
 use memfetch_testkit::Target;
 use memfetch_testkit::invariants::{self, Counters, Judgement, Violation};
@@ -20,8 +19,7 @@ fn judged<T>(target: &Target, mode: ModeChoice, judge: impl FnOnce(&Image) -> T)
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("core");
     let process = Process::open(target.pid()).unwrap();
-    let snapshot = Snapshot::of(&process).mode(mode).contents(Contents::Default);
-    let report = snapshot.write_core(&path).unwrap();
+    let report = Snapshot::of(&process).mode(mode).write_core(&path).unwrap();
     assert!(mode == ModeChoice::Live || report.outcome.gaps.is_empty(), "{:?}", report.outcome.gaps);
     judge(&Image::open(&path).unwrap())
 }
@@ -109,6 +107,24 @@ fn lists_whose_nodes_move_can_be_walked() {
 #[test]
 fn an_epoch_is_in_memory_of_every_kind() {
     holds("mixed-writers", &[]);
+}
+
+#[test]
+fn each_kind_of_memory_alone_has_its_epoch() {
+    let mut target = Target::spawn("mixed-writers", &[]);
+    let invariant = invariants::of("mixed-writers", &target);
+    let pieces: Vec<String> = target.fact("pieces").split(',').map(str::to_owned).collect();
+    for piece in &pieces {
+        assert_eq!(target.ask(&format!("off {piece}")), "switched");
+    }
+    for piece in &pieces {
+        assert_eq!(target.ask(&format!("on {piece}")), "switched");
+        for &mode in CONSISTENT {
+            let judgement = judged(&target, mode, |image| invariant.check(image));
+            assert!(judgement.is_ok(), "{piece}, {mode:?}: {judgement:?}");
+        }
+        assert_eq!(target.ask(&format!("off {piece}")), "switched");
+    }
 }
 
 #[test]

@@ -31,14 +31,14 @@ pub const EITHER: u64 = 2;
 
 /// The epoch `E` is written into a word of its own, then into all cells of the first piece in the table, of the second,
 /// and so on, and then the next one begins: so a cell holds `E`, and if any cell before it does not, `E - 1`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Mixed {
     /// Where the epoch is.
     pub epoch: u64,
     /// Where the table is.
     pub table: u64,
-    /// How many entries it has.
-    pub entries: u64,
+    /// What the entries are called, in their order.
+    pub pieces: Vec<String>,
 }
 
 impl Mixed {
@@ -48,17 +48,25 @@ impl Mixed {
         Self {
             epoch: target.number("epoch"),
             table: target.number("table"),
-            entries: target.number("entries"),
+            pieces: target.fact("pieces").split(',').map(str::to_owned).collect(),
         }
     }
 }
 
 /// What the cells of an entry hold, in the order in which they are written.
 fn values(memory: &dyn Memory, entry: &[u64; ENTRY as usize]) -> Result<Vec<u64>, Violation> {
-    let [_, address, cells, stride, _, form, other, _] = *entry;
+    let [_, address, cells, stride, fresh, form, other, _] = *entry;
     let places = (0..cells).map(|index| index * stride);
     match form {
-        ROW => places.map(|offset| word(memory, address + offset)).collect(),
+        ROW => {
+            // A page that became its file's own again is zero, and no part of an image.
+            let value = |offset| match words_or_hole(memory, address + offset)? {
+                Some([value]) => Ok(value),
+                None if fresh == 1 => Ok(0),
+                None => Err(Violation(format!("{:#x} cannot be read", address + offset))),
+            };
+            places.map(value).collect()
+        }
         CHAIN => {
             let mut values = Vec::new();
             let mut at = address;
@@ -93,14 +101,14 @@ impl Invariant for Mixed {
     fn check(&self, memory: &dyn Memory) -> Result<Judgement, Violation> {
         let epoch = word(memory, self.epoch)?;
         let mut reached = true;
-        for number in 0..self.entries {
+        for (number, piece) in (0..).zip(&self.pieces) {
             let entry = words::<{ ENTRY as usize }>(memory, self.table + number * ENTRY * 8)?;
             let [on, _, _, _, fresh, ..] = entry;
             if on == 0 {
                 continue;
             }
             let values = values(memory, &entry)
-                .map_err(|Violation(what)| Violation(format!("epoch {epoch}, piece {number}: {what}")))?;
+                .map_err(|Violation(what)| Violation(format!("epoch {epoch}, {piece}: {what}")))?;
             // What the first cell that the epoch has not reached holds, all behind it do.
             let mut left = None;
             for (index, value) in values.into_iter().enumerate() {
@@ -111,7 +119,7 @@ impl Invariant for Mixed {
                 let first = *left.get_or_insert(value);
                 hold!(
                     value == first && (value + 1 == epoch || value == 0 && fresh == 1),
-                    "epoch {epoch}, piece {number}: cell {index} holds {value}; the first before it that is not \
+                    "epoch {epoch}, {piece}: cell {index} holds {value}; the first before it that is not \
                      reached {first}"
                 );
             }
@@ -125,7 +133,11 @@ mod tests {
     use super::*;
     use crate::invariants::tests::Words;
 
-    const MIXED: Mixed = Mixed { epoch: 0x1000, table: 0x2000, entries: 4 };
+    fn check(memory: &Words) -> Result<Judgement, Violation> {
+        let pieces = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
+        Mixed { epoch: 0x1000, table: 0x2000, pieces }.check(memory)
+    }
+
     const ROW_AT: u64 = 0x2000;
     const EITHER_AT: u64 = 0x2000 + 2 * ENTRY * 8;
 
@@ -151,11 +163,11 @@ mod tests {
             ([9, 9], [9, 9, 9], [9, 8]),
             ([9, 9], [9, 9, 9], [9, 9]),
         ] {
-            assert_eq!(MIXED.check(&memory(chain, row, either)), Ok(Judgement::complete(9)));
+            assert_eq!(check(&memory(chain, row, either)), Ok(Judgement::complete(9)));
         }
         let fresh = |row| memory([8, 8], row, [8, 8]).set(ROW_AT + FRESH, 1);
         for row in [[8, 8, 8], [0, 0, 0], [9, 0, 0], [9, 9, 8]] {
-            assert_eq!(MIXED.check(&fresh(row)), Ok(Judgement::complete(9)), "{row:?}");
+            assert_eq!(check(&fresh(row)), Ok(Judgement::complete(9)), "{row:?}");
         }
     }
 
@@ -171,13 +183,16 @@ mod tests {
             ([8, 8], [8, 8, 8], [0, 8]),
         ] {
             let memory = memory(chain, row, either);
-            assert!(MIXED.check(&memory).is_err(), "{chain:?} {row:?} {either:?}");
+            assert!(check(&memory).is_err(), "{chain:?} {row:?} {either:?}");
         }
         let good = memory([9, 9], [9, 9, 9], [9, 9]);
-        assert!(MIXED.check(&good.clone().set(0x4008, 9)).is_err(), "in both places");
-        assert!(MIXED.check(&good.clone().without(0x3010)).is_err(), "a cell is missing");
-        assert!(MIXED.check(&good.clone().set(0x1000, 10).set(0x3000, 10).set(0x3010, 8)).is_err());
+        assert!(check(&good.clone().set(0x4008, 9)).is_err(), "in both places");
+        assert!(check(&good.clone().without(0x3010)).is_err(), "a cell is missing");
+        assert!(check(&good.clone().set(0x1000, 10).set(0x3000, 10).set(0x3010, 8)).is_err());
         let fresh = memory([8, 8], [9, 0, 8], [8, 8]).set(ROW_AT + FRESH, 1);
-        assert!(MIXED.check(&fresh).is_err(), "only some became zero");
+        assert!(check(&fresh).is_err(), "only some became zero");
+        let fresh = fresh.without(0x3020);
+        assert_eq!(check(&fresh), Ok(Judgement::complete(9)), "zeros of a file");
+        assert!(check(&fresh.set(ROW_AT + FRESH, 0)).is_err(), "a cell is missing");
     }
 }

@@ -87,7 +87,6 @@ pub fn mixed_writers(arguments: &[String]) {
     let wanted: Arc<[AtomicBool]> = names.iter().map(|name| AtomicBool::new(is_on(name))).collect();
     fact("epoch", format_args!("{epoch_at:#x}"));
     fact("table", format_args!("{table:#x}"));
-    fact("entries", names.len());
     fact("pieces", names.join(","));
     let switches = Arc::clone(&wanted);
     thread("serving", move || {
