@@ -63,6 +63,8 @@ fn file(entry: Entry, folder: &Path) -> Write {
     let file = temporary_file(folder, "mixed");
     resize(file.as_raw_fd(), 64 * PAGE);
     let start = row(entry, map_at(0, 64 * PAGE, READ_WRITE, libc::MAP_PRIVATE, file.as_raw_fd()), 64);
+    // It stays open: that is the way in for an ordinary user to what has become the file's own again.
+    std::mem::forget(file);
     Box::new(move |epoch| {
         entry.set_fresh(true);
         if epoch.is_multiple_of(8) {
