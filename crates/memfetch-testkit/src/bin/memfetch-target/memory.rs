@@ -262,6 +262,8 @@ fn written_file(arguments: &[String]) {
 fn many_mappings(arguments: &[String]) {
     let count = argument(arguments, 0, 1000_usize);
     let start = map(count * PAGE, READ_WRITE, PRIVATE);
+    // A huge page would fill the pages between as well.
+    advise(start, count * PAGE, libc::MADV_NOHUGEPAGE);
     for page in (0..count).step_by(2) {
         fill(start + page * PAGE, PAGE);
         protect(start + page * PAGE, PAGE, libc::PROT_READ);
