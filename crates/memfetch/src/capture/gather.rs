@@ -178,6 +178,13 @@ fn stop(process: &Process, at_fault: bool) -> Result<Frozen, Error> {
     let options = FreezeOptions { word: process.platform().word, at_fault, ..FreezeOptions::default() };
     freeze(pid, &options).map_err(|source| match source {
         StopError::NoFault => Error::NoFault { pid },
+        // Who may not attach mostly may not read either, and then it is no way out to go without a stop.
+        source @ StopError::Refused(_) => {
+            match process.run("open its memory", |target| target.mem().map(drop)) {
+                Ok(Err(refused @ Error::Refused { .. })) => refused,
+                _ => Error::CannotStop { pid, source },
+            }
+        }
         source => Error::CannotStop { pid, source },
     })
 }

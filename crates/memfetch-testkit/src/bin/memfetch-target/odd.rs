@@ -13,6 +13,7 @@ use crate::{Role, argument, fact, serve, unknown};
 pub const ROLES: &[Role] = &[
     ("odd-mappings", odd_mappings),
     ("undumpable", undumpable),
+    ("any-tracer", any_tracer),
     ("sandboxed", sandboxed),
     ("without", without),
     ("symbols", symbols),
@@ -116,6 +117,16 @@ fn undumpable(_: &[String]) {
     fill(start, PAGE);
     // SAFETY: PR_SET_DUMPABLE takes a number.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+    fact("start", format_args!("{start:#x}"));
+    serve(unknown);
+}
+
+/// `any-tracer`: a page of addresses in a process that lets everybody trace it that Yama would not (PR_SET_PTRACER).
+fn any_tracer(_: &[String]) {
+    let start = map(PAGE, READ_WRITE, PRIVATE);
+    fill(start, PAGE);
+    // SAFETY: PR_SET_PTRACER takes a number. It fails where there is no Yama.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
     fact("start", format_args!("{start:#x}"));
     serve(unknown);
 }
