@@ -6,18 +6,19 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::run::{cargo, must, path_with, show};
-use crate::{rules, tools};
+use crate::{kernels, rules, tools};
 
 /// Tests that passed, failed, and did not run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+pub struct Counts {
+    pub passed: u64,
+    pub failed: u64,
+    pub skipped: u64,
 }
 
-/// Runs all checks and prints what was skipped, and the sums, at the end.
-pub fn everything(root: &Path) -> Result<(), String> {
+/// Runs all checks, on other kernels as well if that is asked for, and prints what was skipped, and the sums, at the
+/// end.
+pub fn everything(root: &Path, on_other_kernels: bool) -> Result<(), String> {
     let begun = Instant::now();
     let missing = tools::install(root);
     let mut failures = Vec::new();
@@ -40,13 +41,20 @@ pub fn everything(root: &Path) -> Result<(), String> {
     let mut documentation = cargo(root, &["doc", "--workspace", "--no-deps", "--quiet"]);
     note(must(documentation.env("RUSTDOCFLAGS", "--deny warnings")));
 
+    let mut skipped: Vec<String> =
+        std::fs::read_to_string(&skip_log).unwrap_or_default().lines().map(str::to_owned).collect();
+    counts.skipped += skipped.len() as u64;
+    if on_other_kernels {
+        let mut elsewhere = kernels::run(root, &[], &[]);
+        counts.sum(elsewhere.counts);
+        skipped.append(&mut elsewhere.skipped);
+        failures.append(&mut elsewhere.failures);
+    }
+
     println!();
     for program in missing {
         println!("missing: {program}");
     }
-    let mut skipped: Vec<String> =
-        std::fs::read_to_string(&skip_log).unwrap_or_default().lines().map(str::to_owned).collect();
-    counts.skipped += skipped.len() as u64;
     skipped.sort();
     skipped.dedup();
     for line in skipped {
@@ -56,8 +64,7 @@ pub fn everything(root: &Path) -> Result<(), String> {
         println!("FAILED: {failure}");
     }
     println!("after {} s", begun.elapsed().as_secs());
-    let Counts { passed, failed, skipped } = counts;
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    println!("{counts}");
     match failures.len() {
         0 => Ok(()),
         1 => Err("a step failed".to_owned()),
@@ -89,9 +96,23 @@ fn count_tests(command: &mut Command) -> (Counts, Result<(), String>) {
     }
 }
 
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { passed, failed, skipped } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
 impl Counts {
+    /// Adds other tests.
+    pub fn sum(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
     /// Adds a line such as `test result: ok. 17 passed; 0 failed; 1 ignored; ...`; others count nothing.
-    fn add(&mut self, line: &str) {
+    pub fn add(&mut self, line: &str) {
         let Some((_, numbers)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
             return;

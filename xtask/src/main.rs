@@ -6,6 +6,7 @@ mod check;
 mod docs;
 mod golden;
 mod pauses;
+mod kernels;
 mod rules;
 mod run;
 mod tools;
@@ -14,8 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-cargo xtask test            everything that must hold: format, lints, import rules, tests, documentation
+cargo xtask test [--kernels]
+                            everything that must hold: format, lints, import rules, tests, documentation;
+                            and the tests on other kernels
 cargo xtask bench [NAME]... benchmarks side by side with other programs, into docs/benchmarks.md
+cargo xtask kernels [6.1|6.12|NAME]...
+                            tests on other kernels than this one, in QEMU: all of them, or on one kernel,
+                            or those of a name
 cargo xtask docs            manual pages and completions, into target/docs
 cargo xtask golden          what every command says of every committed core, into the golden files of its test
 ";
@@ -24,9 +30,11 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let root = root();
     let done = match arguments.split_first() {
-        Some((command, [])) if command == "test" => check::everything(&root),
+        Some((command, [])) if command == "test" => check::everything(&root, false),
+        Some((command, [flag])) if command == "test" && flag == "--kernels" => check::everything(&root, true),
         Some((command, [])) if command == "docs" => docs::write(&root),
         Some((command, [])) if command == "golden" => golden::write(&root),
+        Some((command, names)) if command == "kernels" => kernels::command(&root, names),
         Some((command, names)) if command == "bench" => bench::compare(&root, names),
         _ => {
             eprint!("{USAGE}");

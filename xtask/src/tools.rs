@@ -33,24 +33,7 @@ pub fn folder(root: &Path) -> PathBuf {
 /// say so themselves, and go on.
 pub fn install(root: &Path) -> Vec<String> {
     let bin = folder(root);
-    let mut wanted = missing(&bin);
-    if !wanted.is_empty() && may_install(&bin) {
-        let apt = |arguments: &[&str]| {
-            let mut command = Command::new("apt-get");
-            command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-            tell(must(&mut command));
-        };
-        apt(&["update", "-qq"]);
-        let mut packages: Vec<&str> = wanted.iter().map(|(_, package)| *package).collect();
-        packages.dedup();
-        // One by one: a package that this system does not have must not keep the others out.
-        for package in packages {
-            apt(&["install", "-qq", "--yes", "--no-install-recommends", package]);
-        }
-        wanted = missing(&bin);
-    }
-    let mut rest: Vec<String> =
-        wanted.into_iter().map(|(program, package)| format!("{program} (package {package})")).collect();
+    let mut rest = install_these(root, PEERS);
     if !compiles_for_32_bits(&bin) {
         if may_install(&bin) {
             let mut apt = Command::new("apt-get");
@@ -67,6 +50,28 @@ pub fn install(root: &Path) -> Vec<String> {
         rest.push(format!("drgn (pip install drgn): {message}"));
     }
     rest
+}
+
+/// Installs what is missing of these programs, each with its package, and returns what stays missing.
+pub fn install_these(root: &Path, programs: &[(&'static str, &'static str)]) -> Vec<String> {
+    let bin = folder(root);
+    let mut wanted = missing(programs, &bin);
+    if !wanted.is_empty() && may_install(&bin) {
+        let apt = |arguments: &[&str]| {
+            let mut command = Command::new("apt-get");
+            command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+            tell(must(&mut command));
+        };
+        apt(&["update", "-qq"]);
+        let mut packages: Vec<&str> = wanted.iter().map(|(_, package)| *package).collect();
+        packages.dedup();
+        // One by one: a package that this system does not have must not keep the others out.
+        for package in packages {
+            apt(&["install", "-qq", "--yes", "--no-install-recommends", package]);
+        }
+        wanted = missing(programs, &bin);
+    }
+    wanted.into_iter().map(|(program, package)| format!("{program} (package {package})")).collect()
 }
 
 /// Whether the C compiler makes programs for 32-bit x86, of which there are tests too.
@@ -88,8 +93,8 @@ fn compiles_for_32_bits(bin: &Path) -> bool {
     child.wait().is_ok_and(|status| status.success())
 }
 
-fn missing(bin: &Path) -> Vec<(&'static str, &'static str)> {
-    PEERS.iter().copied().filter(|(program, _)| find(program, bin).is_none()).collect()
+fn missing(programs: &[(&'static str, &'static str)], bin: &Path) -> Vec<(&'static str, &'static str)> {
+    programs.iter().copied().filter(|(program, _)| find(program, bin).is_none()).collect()
 }
 
 fn may_install(bin: &Path) -> bool {
