@@ -54,6 +54,7 @@ pub struct BackingFile {
     kind: ObjectKind,
     /// It is memory that may be in swap: not that of ramfs or hugetlbfs.
     may_be_in_swap: bool,
+    is_of_huge_pages: bool,
     reader: OnceLock<Option<OwnedFd>>,
     no_dontcache: AtomicBool,
 }
@@ -62,6 +63,7 @@ impl BackingFile {
     fn new(place: OwnedFd) -> Option<Self> {
         let stat = rustix::fs::fstat(&place).ok()?;
         let mut may_be_in_swap = false;
+        let mut is_of_huge_pages = false;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => match rustix::fs::fstatfs(&place).ok()?.f_type {
                 // tmpfs: memfd and shared anonymous memory as well.
@@ -69,8 +71,13 @@ impl BackingFile {
                     may_be_in_swap = true;
                     ObjectKind::Memory
                 }
-                // ramfs, hugetlbfs
-                0x8584_58f6 | 0x9584_58f6 => ObjectKind::Memory,
+                // ramfs
+                0x8584_58f6 => ObjectKind::Memory,
+                // hugetlbfs
+                0x9584_58f6 => {
+                    is_of_huge_pages = true;
+                    ObjectKind::Memory
+                }
                 _ => ObjectKind::Disk,
             },
             FileType::CharacterDevice if stat.st_rdev == rustix::fs::makedev(1, 5) => ObjectKind::DevZero,
@@ -80,6 +87,7 @@ impl BackingFile {
             place,
             kind,
             may_be_in_swap,
+            is_of_huge_pages,
             reader: OnceLock::new(),
             no_dontcache: AtomicBool::new(false),
         })
@@ -87,6 +95,11 @@ impl BackingFile {
 
     pub const fn kind(&self) -> ObjectKind {
         self.kind
+    }
+
+    /// Whether it lies on hugetlbfs.
+    pub const fn is_of_huge_pages(&self) -> bool {
+        self.is_of_huge_pages
     }
 
     /// Its size in bytes now.

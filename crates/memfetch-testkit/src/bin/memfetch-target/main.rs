@@ -14,6 +14,7 @@ mod stall;
 mod storm;
 mod threads;
 mod unwilling;
+mod tracked;
 
 use std::io::{BufRead, Write};
 
@@ -36,6 +37,7 @@ fn main() {
         measure::ROLES,
         invariants::ROLES,
         stall::ROLES,
+        tracked::ROLES,
     ];
     let roles: Vec<&Role> = modules.into_iter().flatten().collect();
     match roles.iter().find(|(name, _)| *name == role) {

@@ -1,0 +1,3 @@
+//! Which pages of a running process were written since a moment.
+
+pub mod soft_dirty;
