@@ -97,7 +97,8 @@ fn missing(programs: &[(&'static str, &'static str)], bin: &Path) -> Vec<(&'stat
     programs.iter().copied().filter(|(program, _)| find(program, bin).is_none()).collect()
 }
 
-fn may_install(bin: &Path) -> bool {
+/// Whether this is root on a system with apt.
+pub fn may_install(bin: &Path) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let is_root = status.lines().any(|line| line.starts_with("Uid:\t0\t0\t"));
     is_root && find("apt-get", bin).is_some()

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::run::{must, output};
+use crate::tools;
 
 /// A kernel that the tests are run on.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +70,17 @@ fn package_in(cache: &Path, prefix: &str) -> Option<PathBuf> {
 }
 
 fn download(series: Series, cache: &Path, prefix: &str) -> Result<(), String> {
+    match try_download(series, cache, prefix) {
+        // What apt knows may be old.
+        Err(_) if tools::may_install(Path::new("")) => {
+            must(Command::new("apt-get").args(["update", "-qq"]))?;
+            try_download(series, cache, prefix)
+        }
+        done => done,
+    }
+}
+
+fn try_download(series: Series, cache: &Path, prefix: &str) -> Result<(), String> {
     let depends = |metapackage: &str| {
         let text = output(Command::new("apt-cache").args(["depends", metapackage])).unwrap_or_default();
         let package = |line: &str| line.trim().strip_prefix("Depends: ").map(str::to_owned);

@@ -49,7 +49,7 @@ const MAIN: &[Tests] = &[
     tests("memfetch-sys", "memfetch_sys", ROOT),
     Tests { arguments: "live:: capture:: sink::", ..tests("memfetch", "memfetch", ROOT) },
     Tests { arguments: SLOW, ..tests("memfetch", "live", ROOT) },
-    Tests { arguments: SLOW, ..tests("memfetch", "live", ORDINARY) },
+    Tests { arguments: "states:: rules::", ..tests("memfetch", "live", ORDINARY) },
     Tests { arguments: "--skip exec_does_not_wait_for_us", ..tests("memfetch", "stop", ROOT) },
     Tests { arguments: "--skip thread_that_computes", ..tests("memfetch", "stop_signals", ORDINARY) },
     tests("memfetch", "stop_fault", ROOT),
