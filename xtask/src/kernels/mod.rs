@@ -98,6 +98,7 @@ fn on_all(
     }
     let cache = root.join("target").join("kernels");
     std::fs::create_dir_all(&cache).map_err(|error| format!("{}: {error}", cache.display()))?;
+    remove_leftovers(&cache);
     // Of this run alone: there may be another one.
     let run = RunFolder(cache.join(format!("run-{}", std::process::id())));
     std::fs::create_dir_all(&run.0).map_err(|error| format!("{}: {error}", run.0.display()))?;
@@ -132,6 +133,17 @@ fn on_all(
         }
     }
     Ok(())
+}
+
+/// Removes the folders of runs that were killed.
+fn remove_leftovers(cache: &Path) {
+    for entry in std::fs::read_dir(cache).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let run = name.to_str().and_then(|name| name.strip_prefix("run-"));
+        if run.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// A folder that goes with the run.
