@@ -53,7 +53,8 @@ fn by_cachestat(object: BorrowedFd<'_>, offset: u64, found: &mut [bool]) -> io::
         return Ok(());
     }
     let pages = found.len() as u64;
-    match evicted(object, offset, pages * PAGE)? {
+    // What the page cache of tmpfs evicts goes to swap.
+    match cache_stat(object, offset, pages * PAGE)?.evicted {
         0 => {}
         all if all >= pages => found.fill(true),
         _ => {
@@ -65,8 +66,17 @@ fn by_cachestat(object: BorrowedFd<'_>, offset: u64, found: &mut [bool]) -> io::
     Ok(())
 }
 
-/// How many pages of a part of an object are in swap: what the page cache of tmpfs evicts goes there.
-fn evicted(object: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
+/// How many pages of a part of a file are in the page cache. cachestat(2), since Linux 6.5
+///
+/// # Errors
+///
+/// `ENOSYS` on older kernels, `EPERM` where the caller neither owns the file nor may write it.
+pub fn cached(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
+    // A length of 0 would mean all of the file.
+    if len == 0 { Ok(0) } else { Ok(cache_stat(file, offset, len)?.cached) }
+}
+
+fn cache_stat(object: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<CacheStat> {
     /// The libc crate does not name it yet.
     const SYS_CACHESTAT: libc::c_long = 451;
     let range = CacheRange { offset, len };
@@ -74,7 +84,7 @@ fn evicted(object: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
     // SAFETY: both structures have the kernel's layout and live through the call, which writes to `stat` only.
     let result =
         unsafe { libc::syscall(SYS_CACHESTAT, object.as_raw_fd(), &raw const range, &raw mut stat, 0_u32) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(stat.evicted) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(stat) }
 }
 
 /// Sends so many pages from `offset` on to swap, as far as they are in RAM and no other mapping has them.

@@ -146,21 +146,23 @@ impl BackingFile {
                 result => return Ok(result?),
             }
         }
-        // What the cache has comes without waiting; the rest is read and then dropped from it again.
-        match rustix::io::preadv2(file, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT) {
-            Ok(read) if read > 0 => return Ok(read),
-            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
-                return Ok(rustix::io::pread(file, buf, offset)?);
+        let (is_cached, len) = match cached_prefix(file, offset, buf.len()) {
+            Some(prefix) => prefix,
+            // A kernel before 6.5, or somebody else's file: what the cache has comes without waiting.
+            None => {
+                match rustix::io::preadv2(file, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT) {
+                    Ok(read) if read > 0 => return Ok(read),
+                    Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => (true, buf.len()),
+                    _ => (false, buf.len()),
+                }
             }
-            _ => {}
+        };
+        let read = rustix::io::pread(file, buf.split_at_mut(len.min(buf.len())).0, offset)?;
+        if !is_cached {
+            // It is dropped from the cache again.
+            let dropped = u64::try_from(read).ok().and_then(|n| n.try_into().ok());
+            let _ = rustix::fs::fadvise(file, offset, dropped, Advice::DontNeed);
         }
-        let read = rustix::io::pread(file, buf, offset)?;
-        let _ = rustix::fs::fadvise(
-            file,
-            offset,
-            u64::try_from(read).ok().and_then(|n| n.try_into().ok()),
-            Advice::DontNeed,
-        );
         Ok(read)
     }
 
@@ -464,6 +466,28 @@ fn is_file(stat: &Stat, file: &FileBacking) -> bool {
 /// Whether the map shows another device number than stat(2) does: btrfs and overlayfs.
 fn tells_two_devices(place: &OwnedFd) -> bool {
     rustix::fs::fstatfs(place).is_ok_and(|stat| matches!(stat.f_type, 0x9123_683e | 0x794c_7630))
+}
+
+/// Whether the page at `offset` is in the page cache, and how many of `len` bytes from there on are alike; `None` where
+/// the kernel does not tell.
+///
+/// A read that does not wait cannot tell either: on 6.12 it brought in what came quickly, and gave it as if it had
+/// been there.
+fn cached_prefix(file: BorrowedFd<'_>, offset: u64, len: usize) -> Option<(bool, usize)> {
+    let pages = |from: u64, to: u64| object::cached(file, from, to - from).ok();
+    let (start, end) = (offset & !(PAGE - 1), offset.saturating_add(len as u64).next_multiple_of(PAGE));
+    let all = end.saturating_sub(start) / PAGE;
+    match pages(start, end)? {
+        0 => return Some((false, len)),
+        cached if cached >= all => return Some((true, len)),
+        _ => {}
+    }
+    let first = pages(start, start + PAGE)? > 0;
+    let mut at = start + PAGE;
+    while at < end && (pages(at, at + PAGE)? > 0) == first {
+        at += PAGE;
+    }
+    Some((first, usize::try_from(at - offset).unwrap_or(len).min(len)))
 }
 
 #[cfg(test)]
