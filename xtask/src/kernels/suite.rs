@@ -52,7 +52,10 @@ const MAIN: &[Tests] = &[
     Tests { arguments: "states:: rules::", ..tests("memfetch", "live", ORDINARY) },
     Tests { arguments: SLOW_STOPS, ..tests("memfetch", "stop", ROOT) },
     Tests { arguments: "no_blocked_call_returns", ..tests("memfetch", "stop", ORDINARY) },
-    Tests { arguments: "--skip thread_that_computes", ..tests("memfetch", "stop_signals", ORDINARY) },
+    Tests {
+        arguments: "--skip thread_that_computes --skip thread_that_sleeps",
+        ..tests("memfetch", "stop_signals", ORDINARY)
+    },
     tests("memfetch", "stop_fault", ROOT),
     Tests { arguments: "meanwhile", ..tests("memfetch", "snapshot", ROOT) },
     Tests { arguments: "live::track", ..tests("memfetch", "memfetch", ORDINARY) },
