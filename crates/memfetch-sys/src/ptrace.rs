@@ -348,6 +348,38 @@ pub fn dispatches_calls(tid: i32) -> io::Result<bool> {
     Ok(configuration.mode != 0)
 }
 
+/// The address of the `struct rseq` that the thread has registered; none where it has none
+/// (`PTRACE_GET_RSEQ_CONFIGURATION`, Linux 5.13).
+///
+/// # Errors
+///
+/// `EIO`: the kernel cannot tell. `ESRCH`: not stopped.
+pub fn restartable_sequences(tid: i32) -> io::Result<Option<u64>> {
+    /// `struct ptrace_rseq_configuration` (linux/ptrace.h).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Configuration {
+        area: u64,
+        size: u32,
+        signature: u32,
+        flags: u32,
+        pad: u32,
+    }
+    const _: () = assert!(size_of::<Configuration>() == 24);
+    const GET_CONFIGURATION: libc::c_uint = 0x420f;
+    let mut configuration = Configuration::default();
+    // SAFETY: the kernel writes at most the 24 bytes that `addr` announces to `configuration`.
+    answer(unsafe {
+        libc::ptrace(
+            GET_CONFIGURATION,
+            tid,
+            size_of::<Configuration>(),
+            std::ptr::from_mut(&mut configuration),
+        )
+    })?;
+    Ok(Some(configuration.area).filter(|area| *area != 0))
+}
+
 /// Lets a stopped thread run and is its tracer no longer (`PTRACE_DETACH`); from a signal-delivery stop with that
 /// signal, 0 for none.
 ///
@@ -446,7 +478,13 @@ mod tests {
     #[test]
     fn nothing_is_done_to_a_thread_that_is_no_tracee() {
         let own = i32::try_from(std::process::id()).unwrap();
-        for result in [interrupt(own), cont(own, 0), user_regs(own).map(drop), peek(own, 0).map(drop)] {
+        for result in [
+            interrupt(own),
+            cont(own, 0),
+            user_regs(own).map(drop),
+            peek(own, 0).map(drop),
+            restartable_sequences(own).map(drop),
+        ] {
             assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ESRCH));
         }
     }
