@@ -3,40 +3,14 @@
 mod stopping;
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use memfetch_testkit::{Target, target};
-use stopping::{eventually, states, watchdog};
-
-/// The program that injects.
-fn injector() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| target::built("memfetch-testkit", "memfetch-injector"))
-}
-
-/// Runs an injection that is killed before a step; returns what it said if it came to its end before that.
-fn die_at(pid: i32, step: usize) -> Option<(usize, String)> {
-    let output =
-        Command::new(injector()).args([pid.to_string(), step.to_string()]).output().expect("it starts");
-    let said = String::from_utf8(output.stdout).unwrap();
-    let (steps, result) = said.strip_prefix("up\n").unwrap().trim_end().split_once(' ')?;
-    Some((steps.parse().unwrap(), result.to_owned()))
-}
+use stopping::{die_at, eventually, injector, states, userfaultfds, watchdog};
 
 fn is_let_go(pid: i32) -> bool {
     target::status_of(pid, "TracerPid") == 0 && states(pid).iter().all(|state| *state == 'S')
-}
-
-fn userfaultfds(pid: i32) -> usize {
-    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    links
-        .filter(|entry| {
-            entry.path().read_link().is_ok_and(|link| link.to_str() == Some("anon_inode:[userfaultfd]"))
-        })
-        .count()
 }
 
 /// Kills at every step, several times, and looks at all of the target after each; returns the steps after which it had a

@@ -6,8 +6,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use memfetch::error::InjectionError;
+use memfetch::threads::{Registers, Thread};
 use memfetch_testkit::{Target, signals, target, userfault};
-use stopping::{eventually, states, stop, watchdog};
+use stopping::{counter, eventually, states, stop, watchdog};
 
 /// What comes of it; all threads are held before and afterwards, and run on then.
 fn attempt(target: &mut Target) -> Result<(), InjectionError> {
@@ -22,6 +23,24 @@ fn attempt(target: &mut Target) -> Result<(), InjectionError> {
         links.filter_map(|entry| entry.path().read_link().ok()).all(|link| !link.ends_with("[userfaultfd]"))
     );
     result.map(|file| assert!(userfault::greet(&file).is_ok()))
+}
+
+/// Waits until every thread of a process has run in user mode.
+fn computing(target: &Target) {
+    let has_computed = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap();
+        let user_time = stat.rsplit_once(") ").unwrap().1.split(' ').nth(11).unwrap().to_owned();
+        user_time.parse::<u64>().unwrap() > 2
+    };
+    let threads = format!("/proc/{}/task", target.pid());
+    eventually("computing", || std::fs::read_dir(&threads).unwrap().flatten().all(has_computed));
+}
+
+/// The general registers of a thread, in the order of `struct user_regs_struct`.
+fn words(thread: &Thread) -> Vec<u64> {
+    let Registers::Complete(sets) = &thread.registers else { panic!("{thread:?}") };
+    let words = sets[0].bytes.chunks_exact(8);
+    words.map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect()
 }
 
 /// Whether this process has CAP_SYS_ADMIN.
@@ -52,21 +71,6 @@ fn as_ordinary_user(role: &str) -> Option<(Target, String)> {
     let target = Target::spawn_command(theirs);
     let output = attempt.args([target.pid().to_string(), u32::MAX.to_string()]).output().unwrap();
     Some((target, String::from_utf8(output.stdout).unwrap()))
-}
-
-#[test]
-fn all_threads_compute() {
-    watchdog();
-    let mut target = Target::spawn("busy", &[]);
-    let has_computed = |thread: std::fs::DirEntry| {
-        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap();
-        let user_time = stat.rsplit_once(") ").unwrap().1.split(' ').nth(11).unwrap().to_owned();
-        user_time.parse::<u64>().unwrap() > 2
-    };
-    let threads = format!("/proc/{}/task", target.pid());
-    eventually("computing", || std::fs::read_dir(&threads).unwrap().flatten().all(has_computed));
-    let result = attempt(&mut target);
-    assert!(matches!(result, Err(InjectionError::NotInCall)), "{result:?}");
 }
 
 #[test]
@@ -110,6 +114,42 @@ fn whose_stack_it_is_is_not_known() {
     let result = attempt(&mut target);
     assert!(matches!(result, Err(InjectionError::NoRoom)), "{result:?}");
     assert_eq!(target.ask("anybody?"), "anybody?");
+}
+
+/// Below it is what the signal interrupted, or anything else.
+#[test]
+fn a_handler_computes_on_a_stack_of_its_own() {
+    watchdog();
+    let mut target = Target::spawn("on-alternate-stack", &[]);
+    computing(&target);
+    let result = attempt(&mut target);
+    assert!(matches!(result, Err(InjectionError::NoRoom)), "{result:?}");
+}
+
+/// It is interrupted by every stop, and to go on with it all the same would be wrong.
+#[test]
+fn in_a_restartable_sequence() {
+    const RIP: usize = 16;
+    watchdog();
+    let target = Target::spawn("sequence", &["inside"]);
+    let sequence = target.number("begin")..target.number("end");
+    let pid = target.pid();
+    let (mut inside, mut made) = (0, 0);
+    let began = (counter(&target, pid, 0), counter(&target, pid, 1));
+    for _ in 0..300 {
+        let mut frozen = stop(pid);
+        let is_inside = sequence.contains(&words(&frozen.threads()[0])[RIP]);
+        match frozen.userfaultfd() {
+            Err(InjectionError::InSequence) if is_inside => inside += 1,
+            Ok(_) if !is_inside => made += 1,
+            other => panic!("{other:?} {is_inside}"),
+        }
+        assert!(!frozen.resume().ended);
+    }
+    let interrupted = counter(&target, pid, 1) - began.1;
+    eprintln!("in a sequence: {inside} refused, {made} made outside of it, {interrupted} times interrupted");
+    assert!(inside >= 200 && interrupted >= inside, "{inside} {interrupted}");
+    eventually("its next round", || counter(&target, pid, 0) > began.0);
 }
 
 #[test]

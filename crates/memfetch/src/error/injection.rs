@@ -18,9 +18,13 @@ pub enum InjectionError {
     /// Its system calls have other numbers, or its signal frames another layout.
     #[error("it runs 32-bit code, or has the personality of another system")]
     Foreign,
-    /// All its threads compute, or are stuck in the kernel.
-    #[error("none of its threads stands at a system call")]
+    /// All its threads are stuck in the kernel, or stand in user mode with the processor's trap flag, in the vsyscall page,
+    /// or with another stack segment than that of 64-bit code.
+    #[error("none of its threads stands at a system call, or where it could be moved from")]
     NotInCall,
+    /// Moved out of a restartable sequence (rseq(2)) a thread would go on with it although it was interrupted.
+    #[error("its threads are in restartable sequences, or the kernel does not tell whether they are")]
+    InSequence,
     /// The calls that its threads are in cannot be restarted from outside (`ERESTART_RESTARTBLOCK`).
     #[error("its threads wait in calls with a time limit that only the kernel can restart")]
     RestartBlock,

@@ -3,10 +3,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use memfetch::live::stop::{FreezeOptions, Frozen, freeze};
-use memfetch_testkit::Target;
+use memfetch_testkit::{Target, target};
 
 /// Ends the whole test program if it takes too long: a test of stopping must not be able to hang. Targets end
 /// with it.
@@ -47,4 +50,29 @@ pub fn states(pid: i32) -> Vec<char> {
     let stat = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("stat")).ok();
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it is there").flatten();
     threads.filter_map(stat).filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
+}
+
+/// The program that injects.
+pub fn injector() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| target::built("memfetch-testkit", "memfetch-injector"))
+}
+
+/// Runs an injection that is killed before a step; returns what it said if it came to its end before that.
+pub fn die_at(pid: i32, step: usize) -> Option<(usize, String)> {
+    let output =
+        Command::new(injector()).args([pid.to_string(), step.to_string()]).output().expect("it starts");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (steps, result) = said.strip_prefix("up\n").unwrap().trim_end().split_once(' ')?;
+    Some((steps.parse().unwrap(), result.to_owned()))
+}
+
+/// How many userfaultfds a process has.
+pub fn userfaultfds(pid: i32) -> usize {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    links
+        .filter(|entry| {
+            entry.path().read_link().is_ok_and(|link| link.to_str() == Some("anon_inode:[userfaultfd]"))
+        })
+        .count()
 }

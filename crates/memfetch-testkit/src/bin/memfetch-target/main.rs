@@ -4,12 +4,14 @@
 //! Roles live in modules by what they are about; each is a function `fn(&[String])` that ends in [`serve`].
 
 mod blocked;
+mod compute;
 mod faults;
 mod invariants;
 mod measure;
 mod memory;
 mod odd;
 mod registers;
+mod sequences;
 mod stall;
 mod storm;
 mod threads;
@@ -30,6 +32,8 @@ fn main() {
         odd::ROLES,
         registers::ROLES,
         blocked::ROLES,
+        compute::ROLES,
+        sequences::ROLES,
         storm::ROLES,
         threads::ROLES,
         unwilling::ROLES,

@@ -93,7 +93,7 @@ unsafe extern "C" {
 }
 
 /// The vector registers that the processor has: their number, and the words of each.
-fn vectors() -> (u64, usize, usize) {
+pub fn vectors() -> (u64, usize, usize) {
     if std::arch::is_x86_feature_detected!("avx512f") {
         (2, 32, 8)
     } else if std::arch::is_x86_feature_detected!("avx") {
@@ -187,7 +187,7 @@ fn start(polls: bool, name: &str) -> Waiter {
 }
 
 /// The alternate signal stack and the signal mask.
-fn own() -> ([u64; 3], u64) {
+pub fn own() -> ([u64; 3], u64) {
     let (mut stack, mut mask) = ([0_u64; 3], 0_u64);
     system(libc::SYS_sigaltstack, [0, stack.as_mut_ptr().addr()]);
     system(libc::SYS_rt_sigprocmask, [0, 0, std::ptr::from_mut(&mut mask).addr(), 8]);

@@ -109,7 +109,13 @@ fn count(info: &libc::siginfo_t) {
     }
 }
 
-fn handle() {
+/// How many came, and how many of them with another value than the next one, or from somebody else.
+pub fn counted() -> [i64; 2] {
+    [RECEIVED.load(SeqCst), DISORDER.load(SeqCst) + FOREIGN.load(SeqCst)]
+}
+
+/// Has the thread that takes one count it.
+pub fn handle() {
     extern "C" fn handler(_: i32, info: *const libc::siginfo_t, _: *const libc::c_void) {
         // SAFETY: with SA_SIGINFO the kernel passes a siginfo_t that lives as long as the handler runs.
         count(unsafe { &*info });

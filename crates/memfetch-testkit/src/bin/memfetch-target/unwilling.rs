@@ -11,13 +11,14 @@ pub const ROLES: &[Role] = &[
     ("strict", strict),
     ("dispatched", dispatched),
     ("busy", busy),
+    ("on-alternate-stack", on_alternate_stack),
     ("napping", napping),
     ("full-table", full_table),
     ("own-stack", own_stack),
 ];
 
 /// Says that the role's state is reached, for those that cannot [`serve`].
-fn ready() {
+pub fn ready() {
     use std::io::Write;
     system(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize]);
     println!("ready");
@@ -56,6 +57,28 @@ fn busy(_: &[String]) {
     std::thread::spawn(|| spin());
     ready();
     spin();
+}
+
+/// `on-alternate-stack`: the only thread computes in a signal handler that has a stack of its own.
+fn on_alternate_stack(_: &[String]) {
+    const SIZE: usize = 1 << 16;
+    extern "C" fn handler(_: i32) {
+        ready();
+        spin();
+    }
+    let start = map(SIZE, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let stack =
+        libc::stack_t { ss_sp: std::ptr::with_exposed_provenance_mut(start), ss_flags: 0, ss_size: SIZE };
+    // SAFETY: sigaction is plain data, for which zeros are valid; the stack is fresh and stays mapped; the signal comes
+    // at a place where the handler may do anything.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as extern "C" fn(i32) as usize;
+        action.sa_flags = libc::SA_ONSTACK;
+        assert_eq!(libc::sigaltstack(&raw const stack, std::ptr::null_mut()), 0);
+        assert_eq!(libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut()), 0);
+        libc::raise(libc::SIGUSR2);
+    }
 }
 
 fn spin() -> ! {

@@ -273,15 +273,15 @@ impl Frozen {
     /// `UFFDIO_API`.
     ///
     /// One of its threads makes it, the descriptor is fetched from there (pidfd_getfd(2)) and closed there again. That
-    /// thread must stand at a system call, which goes on afterwards as if nothing had been; its registers, its signal
-    /// mask and its memory are what they were. All threads are held all the while. If this process is killed meanwhile
+    /// thread stands at a system call, which goes on afterwards as if nothing had been, or, where all compute, in user mode,
+    /// but in no restartable sequence (rseq(2)); its registers, its signal mask and its memory are what they were. All threads are held all the while. If this process is killed meanwhile
     /// the thread finds its way back by itself; in a window of some microseconds it would keep the descriptor.
     ///
     /// Where seccomp restricts the thread, its filters are suspended for these two calls, which needs `CAP_SYS_ADMIN`. If
     /// this process is killed meanwhile they are in force again: a filter that kills does so if it sees one of the calls
     /// (some microseconds each), or the rt_sigreturn(2) by which the thread goes back.
     ///
-    /// A signal that comes for the thread is passed on as ever; the thread must be at a system call after it as well.
+    /// A signal that comes for the thread is passed on as ever; a thread must stand at such a place after it as well.
     ///
     /// # Errors
     ///

@@ -33,6 +33,14 @@ pub struct Gadgets {
     pub restorer: u64,
 }
 
+impl Gadgets {
+    /// All addresses that a thread which goes through them may be at.
+    pub fn addresses(self) -> impl Iterator<Item = u64> {
+        let span = |start: u64, len: usize| (0..=len as u64).map(move |offset| start.wrapping_add(offset));
+        span(self.call, CALL.len()).chain(span(self.restorer, OVERLAP + 1))
+    }
+}
+
 /// Finds both; none where one of them is not there.
 pub fn find(task: Task, map: &RegionMap, memory: &File) -> Option<Gadgets> {
     let pagemap = File::open(format!("/proc/{}/task/{}/pagemap", task.process, task.tid)).ok();

@@ -14,6 +14,7 @@ use super::super::tracee::Tracee;
 use super::super::tracer::Tracer;
 use super::frame::Frame;
 use super::gadgets::{self, Gadgets};
+use super::user_mode::{self, Sequence};
 use crate::address::{Address, Span};
 use crate::error::InjectionError;
 use crate::maps;
@@ -56,6 +57,17 @@ pub struct Host {
     pub saved: Vec<u8>,
     /// Its memory.
     pub memory: File,
+    /// What it may be led through by no means.
+    sequence: Option<Sequence>,
+}
+
+/// Where a thread stands that is to make a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// At a system call.
+    Call,
+    /// In its own code.
+    UserMode,
 }
 
 /// A thread before its frame and the instructions are known.
@@ -65,32 +77,57 @@ struct Candidate {
     regs: UserRegs,
     /// The registers with which it would be in user mode if it ran now.
     resumes: UserRegs,
+    sequence: Option<Sequence>,
     is_confined: bool,
 }
 
 /// A reason, and how much a thread has that one with a lesser number lacks.
-type Refused = (u8, InjectionError);
+pub(super) type Refused = (u8, InjectionError);
 
 impl Host {
     /// The most suitable thread of the target.
     ///
-    /// One without seccomp before others, then one whose stack has the pages that are needed.
+    /// One at a system call before those in user mode, one without seccomp before others, then one whose stack has the
+    /// pages that are needed.
     pub fn choose(tracer: &Tracer) -> Result<Self, InjectionError> {
         if tracer.tracees.iter().any(Tracee::is_in_group_stop) {
             return Err(InjectionError::JobControl);
         }
         let mut refused: Refused = (0, InjectionError::NotInCall);
         let mut map = None;
+        let best = Self::best_at(Place::Call, tracer, &mut map, &mut refused)
+            .or_else(|| Self::best_at(Place::UserMode, tracer, &mut map, &mut refused));
+        let (Some(mut host), Some(map)) = (best, map) else { return Err(refused.1) };
+        host.gadgets = gadgets::find(host.task, &map, &host.memory).ok_or(InjectionError::NoGadget)?;
+        if host.sequence.is_some_and(|sequence| host.gadgets.addresses().any(|at| sequence.contains(at))) {
+            return Err(InjectionError::InSequence);
+        }
+        host.frame.return_to(host.gadgets.restorer);
+        // Of the chosen one only: reading enters pages into the page table.
+        host.saved.resize(host.frame.bytes.len(), 0);
+        host.memory
+            .read_exact_at(&mut host.saved, host.frame.at)
+            .map_err(|error| InjectionError::Os { action: "reading its stack", error })?;
+        Ok(host)
+    }
+
+    /// The most suitable one of those that stand at such a place, without the instructions; the map is read where it is
+    /// needed, and the weightiest reason against one is kept.
+    fn best_at(
+        place: Place,
+        tracer: &Tracer,
+        map: &mut Option<RegionMap>,
+        refused: &mut Refused,
+    ) -> Option<Self> {
         let mut best: Option<(u8, Self)> = None;
         let mut looks = 0;
         for (index, tracee) in tracer.tracees.iter().enumerate() {
             if tracee.task.process != tracer.target || looks >= LOOKS {
                 continue;
             }
-            let candidate = Candidate::new(index, tracee);
-            let host = candidate.and_then(|candidate| {
+            let host = Candidate::new(place, index, tracee).and_then(|candidate| {
                 looks += 1;
-                let map = match &map {
+                let map = match map {
                     Some(map) => map,
                     None => {
                         check_personality(candidate.task).map_err(|error| (7, error))?;
@@ -109,19 +146,11 @@ impl Host {
                         break;
                     }
                 }
-                Err((rank, error)) if rank >= refused.0 => refused = (rank, error),
+                Err((rank, error)) if rank >= refused.0 => *refused = (rank, error),
                 Err(_) => {}
             }
         }
-        let (Some((_, mut host)), Some(map)) = (best, map) else { return Err(refused.1) };
-        host.gadgets = gadgets::find(host.task, &map, &host.memory).ok_or(InjectionError::NoGadget)?;
-        host.frame.return_to(host.gadgets.restorer);
-        // Of the chosen one only: reading enters pages into the page table.
-        host.saved.resize(host.frame.bytes.len(), 0);
-        host.memory
-            .read_exact_at(&mut host.saved, host.frame.at)
-            .map_err(|error| InjectionError::Os { action: "reading its stack", error })?;
-        Ok(host)
+        best.map(|(_, host)| host)
     }
 
     /// Whether the frame needs no new page.
@@ -138,7 +167,7 @@ impl Host {
 }
 
 impl Candidate {
-    fn new(index: usize, tracee: &Tracee) -> Result<Self, Refused> {
+    fn new(place: Place, index: usize, tracee: &Tracee) -> Result<Self, Refused> {
         let task = tracee.task;
         let not_in_call = || (0, InjectionError::NotInCall);
         let stopped = tracee.stopped().ok_or_else(not_in_call)?;
@@ -154,11 +183,14 @@ impl Candidate {
         }
         let is_at_instruction =
             tracee.is_rewound() || is_in_call && stopped.code_before(regs.rip) == Some(SYSCALL);
-        if !is_at_instruction {
+        if is_at_instruction != (place == Place::Call) {
             return Err(not_in_call());
         }
         let mut resumes = regs;
-        if is_in_call {
+        let mut sequence = None;
+        if place == Place::UserMode {
+            sequence = user_mode::check(task, stopped, &regs)?;
+        } else if is_in_call {
             if regs.rax == RESTART_BLOCK {
                 return Err((2, InjectionError::RestartBlock));
             }
@@ -177,12 +209,12 @@ impl Candidate {
         }
         let status = task.status().map_err(|error| os("reading its status")(error))?;
         let is_confined = status.get("Seccomp").is_some_and(|mode| mode != "0");
-        Ok(Self { index, task, regs, resumes, is_confined })
+        Ok(Self { index, task, regs, resumes, sequence, is_confined })
     }
 
     /// Finds it a place for its frame.
     fn settle_in(self, map: &RegionMap) -> Result<Host, Refused> {
-        let Self { index, task, regs, resumes, is_confined } = self;
+        let Self { index, task, regs, resumes, sequence, is_confined } = self;
         let mask = ptrace::signal_mask(task.tid).map_err(os("reading its signal mask"))?;
         let xstate = ptrace::register_set(task.tid, ptrace::NT_X86_XSTATE)
             .map_err(os("reading its extended state"))?;
@@ -199,7 +231,8 @@ impl Candidate {
             .open(format!("/proc/{}/task/{}/mem", task.process, task.tid))
             .map_err(os("opening its memory"))?;
         let gadgets = Gadgets { call: 0, restorer: 0 };
-        Ok(Host { index, task, regs, mask, is_confined, gadgets, frame, saved: Vec::new(), memory })
+        let saved = Vec::new();
+        Ok(Host { index, task, regs, mask, is_confined, gadgets, frame, saved, memory, sequence })
     }
 }
 

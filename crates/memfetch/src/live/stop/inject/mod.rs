@@ -13,9 +13,9 @@
 //!
 //! # Which thread
 //!
-//! One that stands at a system call: one that was stopped in user mode may be in a restartable sequence (rseq), and the
-//! kernel, seeing it at another instruction, would not restart that. Not one whose call can be restarted by
-//! restart_syscall(2) only, which rt_sigreturn makes forget what it was to do. Its stack must be known to be its own.
+//! One that stands at a system call. Not one whose call can be restarted by restart_syscall(2) only, which rt_sigreturn
+//! makes forget what it was to do. Where there is none, one that was stopped in user mode, in no restartable sequence
+//! ([`user_mode`]). Its stack must be known to be its own.
 //!
 //! # Signals
 //!
@@ -28,6 +28,7 @@ mod call;
 mod frame;
 mod gadgets;
 mod host;
+mod user_mode;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
