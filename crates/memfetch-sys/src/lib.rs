@@ -13,5 +13,6 @@ pub mod process;
 pub mod ptrace;
 pub mod signals;
 pub mod socket;
+pub mod userfaultfd;
 pub mod wait;
 pub mod xsave;

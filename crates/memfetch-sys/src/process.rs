@@ -103,6 +103,24 @@ fn foreign_ranges(ranges: &[(u64, u64)]) -> Vec<libc::iovec> {
 ///
 /// `EPERM` without `CAP_SYS_NICE` and `PTRACE_MODE_READ`, `ESRCH`, `ENOSYS`, `EINVAL`.
 pub fn page_out(pidfd: BorrowedFd<'_>, ranges: &[(u64, u64)]) -> io::Result<usize> {
+    advise(pidfd, ranges, libc::MADV_PAGEOUT)
+}
+
+/// Has small pages of another process put together to huge ones (`MADV_COLLAPSE`, since Linux 6.1), by ranges (address,
+/// length), and returns how many bytes took the advice. process_madvise(2)
+///
+/// # Errors
+///
+/// As for [`page_out`]; `EAGAIN`, `EBUSY`, `ENOMEM` where it cannot be done now, `EINVAL` where a range can have no huge
+/// pages or is registered with a userfaultfd.
+pub fn collapse(pidfd: BorrowedFd<'_>, ranges: &[(u64, u64)]) -> io::Result<usize> {
+    /// Of linux/mman.h; the libc crate does not name it yet.
+    const MADV_COLLAPSE: libc::c_int = 25;
+    advise(pidfd, ranges, MADV_COLLAPSE)
+}
+
+/// Advice that keeps every byte.
+fn advise(pidfd: BorrowedFd<'_>, ranges: &[(u64, u64)], advice: libc::c_int) -> io::Result<usize> {
     let ranges = foreign_ranges(ranges);
     // SAFETY: the vector lives through the call, and the addresses in it are not followed here. The
     // advice keeps every byte, so that even this process' own memory means the same afterwards.
@@ -112,7 +130,7 @@ pub fn page_out(pidfd: BorrowedFd<'_>, ranges: &[(u64, u64)]) -> io::Result<usiz
             pidfd.as_raw_fd(),
             ranges.as_ptr(),
             ranges.len(),
-            libc::MADV_PAGEOUT,
+            advice,
             0_u32,
         )
     };
