@@ -24,8 +24,7 @@ mod stat;
 mod status;
 mod target;
 mod threads;
-#[cfg_attr(not(test), allow(dead_code, reason = "nothing chooses among trackers yet"))]
-mod track;
+pub(crate) mod track;
 mod vdso;
 mod worker;
 

@@ -1,6 +1,9 @@
 //! What reading each page would meet, told without touching one.
 
+use std::io;
 use std::sync::Arc;
+
+use memfetch_sys::pagemap::PageRange;
 
 use super::files::{BackingFile, ObjectKind};
 use super::scan::{self, PAGE, Populated};
@@ -32,6 +35,87 @@ enum Sort {
 impl Target {
     /// The page states of the parts of `regions` that lie in `span`.
     pub fn page_states(&self, regions: &RegionMap, span: Span) -> Result<PageRuns, Error> {
+        self.page_states_by(regions, span, |span, found| {
+            scan::populated(self, span, |span, kind| found.push((span, kind)))
+        })
+    }
+
+    /// The page states of `regions`, of a process whose writes are tracked by userfaultfd, and of which pages it is certain that they were not written since they were protected: ascending.
+    ///
+    /// `known` are states that pages had when they were protected: of private anonymous memory that was neither written
+    /// nor given back since, they are the states now, and nobody looks again.
+    pub fn page_states_and_clean(
+        &self,
+        regions: &RegionMap,
+        known: &PageRuns,
+        held: bool,
+    ) -> Result<(PageRuns, Vec<Span>), Error> {
+        let mut clean: Vec<Span> = Vec::new();
+        // Many pages may have been written one by one.
+        let mut ranges = vec![PageRange::default(); 16 << 10];
+        let states = self.page_states_by(regions, Span::ALL, |span, found| {
+            let mut look = |span: Span, found: &mut Vec<(Span, Populated)>, clean: &mut Vec<Span>| {
+                scan::populated_and_clean(self, span, held, &mut ranges, |span, kind, is_clean| {
+                    found.push((span, kind));
+                    if is_clean {
+                        add(clean, span);
+                    }
+                })
+            };
+            let parts = self.unwritten(regions, span, known);
+            let mut rest = span;
+            for part in parts {
+                let (before, from) = rest.split_at(part.span.start());
+                look(before, found, &mut clean)?;
+                found.push((part.span, part.state));
+                add(&mut clean, part.span);
+                rest = from.split_at(part.span.end()).1;
+            }
+            look(rest, found, &mut clean)
+        })?;
+        Ok((states, clean))
+    }
+
+    /// The larger parts of a span that are certain to be what they were.
+    fn unwritten(&self, regions: &RegionMap, span: Span, known: &PageRuns) -> Vec<Unwritten> {
+        /// Below this, to look closely at all of a span takes no longer, and at what lies between two of its parts.
+        const LEAST: u64 = 2 << 20;
+        const LEAST_BETWEEN: u64 = 128 << 10;
+        let mut parts = Vec::new();
+        let is_alike = regions
+            .within(span)
+            .all(|region| region.is_zero_until_touched() && matches!(self.sort_of(region), Sort::Anonymous));
+        if span.len() < LEAST || !is_alike || known.within(span).next().is_none() {
+            return parts;
+        }
+        let mut ranges = vec![PageRange::default(); 16 << 10];
+        let Some(written) = scan::written_or_vacant(self, span, &mut ranges) else { return parts };
+        let mut rest = span;
+        let end = Span::empty_at(span.end());
+        for gone in written.into_iter().chain(std::iter::once(end)) {
+            let (same, from) = rest.split_at(gone.start());
+            rest = from.split_at(gone.end()).1;
+            if same.len() < LEAST_BETWEEN {
+                continue;
+            }
+            parts.extend(known.within(same).filter_map(|run| {
+                let state = match run.state {
+                    PageState::Resident => Populated::Anonymous,
+                    PageState::Swapped => Populated::Swapped,
+                    _ => return None,
+                };
+                Some(Unwritten { span: run.span, state })
+            }));
+        }
+        parts
+    }
+
+    fn page_states_by(
+        &self,
+        regions: &RegionMap,
+        span: Span,
+        mut look: impl FnMut(Span, &mut Vec<(Span, Populated)>) -> io::Result<()>,
+    ) -> Result<PageRuns, Error> {
         let mut runs = PageRuns::new();
         let mut found: Vec<(Span, Populated)> = Vec::new();
         let mut rest: Vec<&Region> = regions.within(span).collect();
@@ -58,8 +142,7 @@ impl Target {
             // Whole pages are asked for; what sticks out is cut off below.
             let whole =
                 Span::new(asked.start().align_down(PAGE), asked.end().align_up(PAGE)).unwrap_or(asked);
-            scan::populated(self, whole, |span, kind| found.push((span, kind)))
-                .map_err(|error| self.error("read the map", error))?;
+            look(whole, &mut found).map_err(|error| self.error("read the map", error))?;
             let mut entries = found.as_slice();
             for region in group {
                 let Some(part) = region.span.intersection(span) else { continue };
@@ -131,6 +214,22 @@ impl Target {
             }
             _ => None,
         }
+    }
+}
+
+/// Pages that are what they were.
+struct Unwritten {
+    span: Span,
+    state: Populated,
+}
+
+/// Adds a span behind the others.
+fn add(spans: &mut Vec<Span>, span: Span) {
+    match spans.last_mut() {
+        Some(last) if last.end() == span.start() => {
+            *last = Span::new(last.start(), span.end()).unwrap_or(*last);
+        }
+        _ => spans.push(span),
     }
 }
 

@@ -191,6 +191,26 @@ impl Process {
         self.run_within(limit, action, call)
     }
 
+    /// Reads pages of a process that is held, which were seen to be in its page table since, on the calling thread.
+    pub(crate) fn read_held(&self, at: Address, buf: &mut [u8]) -> Option<usize> {
+        self.target.read_held(at, buf)
+    }
+
+    /// Its map and page states, and of which pages it is certain that they were not written since they were protected,
+    /// within the time limit. `known` are states that pages had when they were.
+    pub(crate) fn regions_pages_and_clean(
+        &self,
+        known: PageRuns,
+        held: bool,
+    ) -> Result<(RegionMap, PageRuns, Vec<Span>), Error> {
+        self.run("list its mappings", move |target| {
+            target.forget_latest_map();
+            let map = target.regions()?;
+            let (pages, clean) = target.page_states_and_clean(&map, &known, held)?;
+            Ok((map, pages, clean))
+        })?
+    }
+
     /// As [`Process::run`], on a worker, within a limit of its own.
     pub(super) fn run_within<T: Send + 'static>(
         &self,

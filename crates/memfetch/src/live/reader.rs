@@ -134,6 +134,12 @@ impl Target {
         }
     }
 
+    /// Reads pages of a process that is held, which were seen to be in its page table since: one call, and no look
+    /// beforehand. `None` where that fails.
+    pub fn read_held(&self, at: Address, buf: &mut [u8]) -> Option<usize> {
+        rustix::io::pread(self.mem().ok()?, buf, at.get()).ok()
+    }
+
     /// Reads whatever is asked for into a prefix of `buf`, on the calling thread.
     pub fn read(&self, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
         let mut done = 0;

@@ -45,21 +45,111 @@ pub mod method {
 /// so much of an empty space.
 const MAX_PAGES: u64 = 16 << 10;
 const PIECE: u64 = 64 << 30;
+/// The same where pages are not looked at, which takes a tenth of the time.
+const QUICK_PIECE: u64 = 1 << 30;
 
 /// Calls `each` for the populated pages of `span`, ascending and without overlap, in runs of one sort.
 pub fn populated(target: &Target, span: Span, mut each: impl FnMut(Span, Populated)) -> io::Result<()> {
+    let mut found = [PageRange::default(); 1024];
+    walk(target, span, Look { writes: false, max_pages: MAX_PAGES }, &mut found, |span, sort, _| {
+        each(span, sort);
+    })
+}
+
+/// As [`populated`], of a process whose writes are tracked by userfaultfd: tells also of which pages it is certain that
+/// they were not written since they were protected. Without `PAGEMAP_SCAN` it is of none.
+pub fn populated_and_clean(
+    target: &Target,
+    span: Span,
+    held: bool,
+    found: &mut [PageRange],
+    each: impl FnMut(Span, Populated, bool),
+) -> io::Result<()> {
+    // Nobody waits for the lock of a process that is held.
+    let max_pages = if held { 0 } else { MAX_PAGES };
+    walk(target, span, Look { writes: true, max_pages }, found, each)
+}
+
+/// The parts of `span` in which pages were written since they were protected, or are not there: all pages of the rest are,
+/// as they were. `None` where that cannot be told, because something in it is not tracked.
+///
+/// Asked for nothing else the kernel goes by the page table alone, at a tenth of the time: it looks at no page itself.
+pub fn written_or_vacant(target: &Target, span: Span, found: &mut [PageRange]) -> Option<Vec<Span>> {
+    // Mappings that are tracked are passed over as a whole.
+    let untracked = Scan {
+        start: span.start().get(),
+        end: span.end().get(),
+        max_pages: 1,
+        inverted: category::WPALLOWED,
+        all_of: category::WPALLOWED,
+        report: category::WPALLOWED,
+        ..Scan::default()
+    };
+    // A kernel that cannot tell has no such tracking.
+    if pagemap::scan(target.pagemap(), &untracked, found).map_or(1, |(count, _)| count) > 0 {
+        return None;
+    }
+    let mut written = Vec::new();
+    for piece in span.pieces(QUICK_PIECE) {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            let what = Scan {
+                start: rest.start().get(),
+                end: rest.end().get(),
+                all_of: category::WRITTEN,
+                report: category::WRITTEN,
+                ..Scan::default()
+            };
+            let (count, _) = pagemap::scan(target.pagemap(), &what, found).ok()?;
+            for range in found.iter().take(count) {
+                let range = Span::new(Address::new(range.start), Address::new(range.end));
+                if let Some(range) = range.and_then(|range| range.intersection(rest)) {
+                    written.push(range);
+                    rest = rest.split_at(range.end()).1;
+                }
+            }
+            if count < found.len() {
+                break;
+            }
+        }
+    }
+    Some(Span::union(written))
+}
+
+/// How pages are looked at.
+#[derive(Clone, Copy)]
+struct Look {
+    /// Whether to ask which were written.
+    writes: bool,
+    /// As many at once; 0 for no limit.
+    max_pages: u64,
+}
+
+fn walk(
+    target: &Target,
+    span: Span,
+    look: Look,
+    found: &mut [PageRange],
+    mut each: impl FnMut(Span, Populated, bool),
+) -> io::Result<()> {
     let span = span.split_at(LAST).0;
     for piece in span.pieces(PIECE) {
         match target.scan_method.load(Ordering::Relaxed) {
-            method::WORDS => by_words(target, piece, &mut each)?,
-            _ => by_scan(target, piece, &mut each)?,
+            method::WORDS => by_words(target, piece, &mut |span, sort| each(span, sort, false))?,
+            _ => by_scan(target, piece, look, found, &mut each)?,
         }
     }
     Ok(())
 }
 
-fn by_scan(target: &Target, piece: Span, each: &mut impl FnMut(Span, Populated)) -> io::Result<()> {
-    let mut found = [PageRange::default(); 1024];
+fn by_scan(
+    target: &Target,
+    piece: Span,
+    look: Look,
+    found: &mut [PageRange],
+    each: &mut impl FnMut(Span, Populated, bool),
+) -> io::Result<()> {
+    let writes = if look.writes { category::WPALLOWED | category::WRITTEN } else { 0 };
     let mut rest = piece;
     while !rest.is_empty() {
         let guard = match target.scan_method.load(Ordering::Relaxed) {
@@ -70,11 +160,16 @@ fn by_scan(target: &Target, piece: Span, each: &mut impl FnMut(Span, Populated))
             start: rest.start().get(),
             end: rest.end().get(),
             any_of: category::PRESENT | category::SWAPPED,
-            report: category::PRESENT | category::SWAPPED | category::FILE | category::PFNZERO | guard,
-            max_pages: MAX_PAGES,
+            report: category::PRESENT
+                | category::SWAPPED
+                | category::FILE
+                | category::PFNZERO
+                | guard
+                | writes,
+            max_pages: look.max_pages,
             ..Scan::default()
         };
-        let count = match pagemap::scan(target.pagemap(), &what, &mut found) {
+        let count = match pagemap::scan(target.pagemap(), &what, found) {
             Ok((count, _)) => count,
             Err(error) if error.raw_os_error() == Some(libc_errno::EINVAL) && guard != 0 => {
                 target.scan_method.store(method::SCAN_WITHOUT_GUARD, Ordering::Relaxed);
@@ -88,7 +183,7 @@ fn by_scan(target: &Target, piece: Span, each: &mut impl FnMut(Span, Populated))
                 ) =>
             {
                 target.scan_method.store(method::WORDS, Ordering::Relaxed);
-                return by_words(target, rest, each);
+                return by_words(target, rest, &mut |span, sort| each(span, sort, false));
             }
             Err(error) => return Err(error),
         };
@@ -98,11 +193,12 @@ fn by_scan(target: &Target, piece: Span, each: &mut impl FnMut(Span, Populated))
             // Ranges that the kernel reports twice are cut to what lies ahead.
             let Some(span) = range_span.and_then(|span| span.intersection(rest)) else { continue };
             rest = rest.split_at(span.end()).1;
-            each(span, sort(range.categories));
+            let is_clean = range.categories & writes == category::WPALLOWED;
+            each(span, sort(range.categories), is_clean);
         }
         // Going by the end of the walk instead would report ranges twice: it is stale after 512 of them.
         let pages: u64 = filled.iter().map(|range| range.end.saturating_sub(range.start) / PAGE).sum();
-        if count == 0 || count < found.len() && pages < MAX_PAGES {
+        if count == 0 || count < found.len() && (look.max_pages == 0 || pages < look.max_pages) {
             break;
         }
     }

@@ -28,11 +28,15 @@ use memfetch_sys::pagemap::{self, PageRange, Scan, category, word};
 use rustix::fs::{Mode, OFlags};
 
 use super::super::identity::libc_errno;
+use super::super::process::Process;
 use super::super::scan::{LAST, PAGE};
 use super::super::target::Target;
+use super::{Cost, Kind, Tracker};
 use crate::address::{Address, Span};
 use crate::error::Error;
-use crate::region::{Backing, FileKind, Region};
+use crate::memory::PageRuns;
+use crate::region::{Backing, FileKind, Region, RegionMap};
+use crate::source::Source;
 
 /// One call holds the target's mmap_lock for reading: so many pages at once, or so much of an empty space.
 const MAX_PAGES: u64 = 16 << 10;
@@ -40,7 +44,7 @@ const PIECE: u64 = 64 << 30;
 
 /// The writes to an address space, by soft-dirty bits.
 #[derive(Debug)]
-pub struct SoftDirty<'a> {
+struct SoftDirty<'a> {
     target: &'a Target,
     /// The kernel has no `PAGEMAP_SCAN`, or one that does not know the bit.
     by_words: AtomicBool,
@@ -48,14 +52,12 @@ pub struct SoftDirty<'a> {
 
 impl<'a> SoftDirty<'a> {
     /// A tracker of this address space; `None` where the kernel does not keep the bit.
-    #[must_use]
-    pub fn new(target: &'a Target) -> Option<Self> {
+    fn new(target: &'a Target) -> Option<Self> {
         is_kept().then(|| Self { target, by_words: AtomicBool::new(false) })
     }
 
     /// Whether writes to this region are seen at all; if not, all of it counts as written.
-    #[must_use]
-    pub fn tracks(&self, region: &Region) -> bool {
+    fn tracks(&self, region: &Region) -> bool {
         match &region.backing {
             Backing::Kernel(_) => false,
             Backing::File(file) if file.kind == FileKind::HugePages => false,
@@ -69,13 +71,13 @@ impl<'a> SoftDirty<'a> {
         }
     }
 
-    /// Forgets all writes so far, those of the whole process, whatever the spans.
+    /// Forgets all writes so far, those of the whole process.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] where `clear_refs` may not be written, [`Error::Ended`] and [`Error::Replaced`] where the
     /// address space has gone.
-    pub fn arm(&self, _spans: &[Span]) -> Result<(), Error> {
+    fn arm(&self) -> Result<(), Error> {
         let identity = &self.target.identity;
         let clear = |tid| clear_refs(identity.directory(), &format!("task/{tid}/clear_refs"));
         // Under the process' own name it does nothing once the first thread has exited.
@@ -90,7 +92,7 @@ impl<'a> SoftDirty<'a> {
     /// # Errors
     ///
     /// Where the page table cannot be read; then any page may have been written.
-    pub fn written(&self, span: Span, out: &mut Vec<Span>) -> Result<(), Error> {
+    fn written(&self, span: Span, out: &mut Vec<Span>) -> Result<(), Error> {
         let span = span.split_at(LAST).0;
         let outer = Span::new(span.start().align_down(PAGE), span.end().align_up(PAGE));
         let mut add = |found: Span| match out.last_mut() {
@@ -166,6 +168,91 @@ impl<'a> SoftDirty<'a> {
     }
 }
 
+/// A tracker by soft-dirty bits.
+#[derive(Debug)]
+pub(crate) struct BySoftDirty {
+    process: Process,
+}
+
+impl BySoftDirty {
+    /// Of this process; `None` where the kernel does not keep the bits.
+    pub(crate) fn new(process: &Process) -> Option<Self> {
+        is_kept().then(|| Self { process: process.clone() })
+    }
+
+    /// Runs a call on the bits, within the time limit.
+    fn run<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        call: impl FnOnce(&SoftDirty<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.process.run(action, move |target| match SoftDirty::new(target) {
+            Some(bits) => call(&bits),
+            None => Err(target.error(action, io::ErrorKind::Unsupported.into())),
+        })?
+    }
+}
+
+/// What was written in all that is tracked, ascending, and all of the rest.
+fn written_in(bits: &SoftDirty<'_>, map: &RegionMap) -> Result<Vec<Span>, Error> {
+    let mut written = Vec::new();
+    for region in map {
+        if bits.tracks(region) {
+            bits.written(region.span, &mut written)?;
+        } else {
+            written.push(region.span);
+        }
+    }
+    Ok(Span::union(written))
+}
+
+impl Tracker for BySoftDirty {
+    fn kind(&self) -> Kind {
+        Kind::SoftDirty
+    }
+
+    fn watch(&self, _: &RegionMap) {}
+
+    fn begin(&self, _: &PageRuns) -> Result<(), Error> {
+        self.run("clear the soft-dirty bits", |bits| bits.arm())
+    }
+
+    fn needs_stop(&self) -> bool {
+        true
+    }
+
+    fn written_and_rearm(&self, map: &RegionMap, _: &PageRuns) -> Result<Vec<Span>, Error> {
+        let map = map.clone();
+        self.run("read the soft-dirty bits", move |bits| {
+            let written = written_in(bits, &map)?;
+            bits.arm()?;
+            Ok(written)
+        })
+    }
+
+    fn look(&self, _: PageRuns, _: bool) -> Result<(RegionMap, PageRuns, Vec<Span>), Error> {
+        let (map, pages) = self.process.regions_and_pages()?;
+        let of = map.clone();
+        let written = self.run("read the soft-dirty bits", move |bits| written_in(bits, &of))?;
+        let mut clean = Vec::new();
+        for region in &map {
+            let mut rest = region.span;
+            let first = written.partition_point(|span| span.end() <= rest.start());
+            for span in written.iter().skip(first).map_while(|span| span.intersection(region.span)) {
+                let (before, behind) = rest.split_at(span.start());
+                clean.extend((!before.is_empty()).then_some(before));
+                rest = behind.split_at(span.end()).1;
+            }
+            clean.extend((!rest.is_empty()).then_some(rest));
+        }
+        Ok((map, pages, clean))
+    }
+
+    fn leave(&self) -> Cost {
+        Cost::default()
+    }
+}
+
 fn clear_refs(directory: impl std::os::fd::AsFd, name: &str) -> io::Result<()> {
     let file = rustix::fs::openat(directory, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, b"4")?;
@@ -211,7 +298,6 @@ mod tests {
     use memfetch_testkit::peers::skipped;
 
     use super::*;
-    use crate::live::Process;
 
     const SORTS: [&str; 4] = ["private", "file", "shared-file", "memory"];
 
@@ -282,7 +368,7 @@ mod tests {
             assert_eq!(written(&tracker, scene.span(sort)), [scene.span(sort)], "{sort}");
         }
         for round in 0..3 {
-            tracker.arm(&[]).unwrap();
+            tracker.arm().unwrap();
             for sort in SORTS {
                 assert_eq!(written(&tracker, scene.span(sort)), [], "{sort}");
             }
@@ -311,12 +397,12 @@ mod tests {
         let mut scene = Scene::new();
         let process = scene.process.clone();
         let tracker = SoftDirty::new(process.target()).unwrap();
-        tracker.arm(&[]).unwrap();
+        tracker.arm().unwrap();
         let answer = scene.program.ask("map");
         let start = u64::from_str_radix(answer.trim_start_matches("0x"), 16).unwrap();
         let new = Span::from_len(Address::new(start), 64 * PAGE).unwrap();
         assert_eq!(written(&tracker, new), [new]);
-        tracker.arm(&[]).unwrap();
+        tracker.arm().unwrap();
         assert_eq!(written(&tracker, new), []);
     }
 
@@ -328,7 +414,7 @@ mod tests {
         let mut scene = Scene::new();
         let process = scene.process.clone();
         let tracker = SoftDirty::new(process.target()).unwrap();
-        tracker.arm(&[]).unwrap();
+        tracker.arm().unwrap();
         let page = scene.page("private", 3);
         scene.order("write", page);
         assert_eq!(written(&tracker, page), [page]);
@@ -363,7 +449,7 @@ mod tests {
         let page = scene.page("huge", 0);
         assert!(!tracker.tracks(regions.at(page.start()).unwrap()));
         // The words call all of it clean, and a scan all of it written. Once the kernel learns to tell, this may go.
-        tracker.arm(&[]).unwrap();
+        tracker.arm().unwrap();
         let before = by_both(&tracker, page);
         scene.order("write", page);
         assert_eq!(by_both(&tracker, page), before);
@@ -379,10 +465,10 @@ mod tests {
         let tracker = SoftDirty::new(process.target()).unwrap();
         let page = Span::from_len(Address::new(program.number("start")), PAGE).unwrap();
         assert_eq!(written(&tracker, page), [page]);
-        tracker.arm(&[]).unwrap();
+        tracker.arm().unwrap();
         assert_eq!(written(&tracker, page), []);
         drop(program);
-        assert!(matches!(tracker.arm(&[]), Err(Error::Ended { .. })));
+        assert!(matches!(tracker.arm(), Err(Error::Ended { .. })));
         assert!(matches!(tracker.written(page, &mut Vec::new()), Err(Error::Ended { .. })));
     }
 }

@@ -30,8 +30,9 @@ const RESTARTS: [u64; 3] =
 const RESTART_BLOCK: u64 = (-516_i64).cast_unsigned();
 /// The bit of a call's number that marks the x32 ABI.
 const X32: u64 = 0x4000_0000;
-/// How far from the end of its stack's mapping a thread's own block may lie: the C libraries put it at the top.
-const THREAD_BLOCK: u64 = 16 << 10;
+/// How far below its own block a thread's stack may begin: the C libraries put the block at the top of the stack. Where
+/// the mapping ends does not tell, since it joins with what lies next to it.
+const LARGEST_STACK: u64 = 64 << 20;
 /// How many threads are looked at in search of a better one.
 const LOOKS: usize = 64;
 const PAGE: u64 = 4096;
@@ -236,8 +237,9 @@ impl Candidate {
     }
 }
 
-/// The stack of a thread, if what lies below its stack pointer is known to be the thread's own: the first stack of a process, or one
-/// that a C library made for the thread, with the thread's own block at its top and a guard, or nothing, below it.
+/// The stack of a thread, if what lies below its stack pointer is known to be the thread's own: the first stack of a
+/// process, or one that a C library made for the thread, with the thread's own block at its top and a guard, or nothing,
+/// below it.
 ///
 /// Coroutines and goroutines have their stacks side by side with each other and with other things, in one mapping, and
 /// the block of a first thread can have become part of any.
@@ -257,7 +259,7 @@ fn own_stack(task: Task, regs: &UserRegs, map: &RegionMap) -> Option<Span> {
                 && is_guarded
                 && region.span.contains(Address::new(regs.fs_base))
                 && regs.fs_base > regs.rsp
-                && region.span.end().get() - regs.fs_base <= THREAD_BLOCK
+                && regs.fs_base - region.span.start().get() <= LARGEST_STACK
         }
         _ => false,
     };
