@@ -81,6 +81,15 @@ pub enum Error {
         #[source]
         source: StopError,
     },
+    /// A consistent copy with a short pause cannot be had of the process.
+    #[error("cannot take an instant snapshot of process {pid}")]
+    NoInstant {
+        /// Its number.
+        pid: Pid,
+        /// Why.
+        #[source]
+        source: InstantError,
+    },
     /// The process ended while a fault signal was waited for.
     #[error("process {pid} has ended, and no fault signal came before that")]
     NoFault {
@@ -230,6 +239,39 @@ pub enum StopError {
         /// The kernel's answer.
         #[source]
         source: std::io::Error,
+    },
+}
+
+/// Why an instant snapshot cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstantError {
+    /// It cannot be stopped.
+    #[error("it cannot be stopped")]
+    Stop(#[source] StopError),
+    /// Its writes cannot be tracked, because it cannot be made to ask for that.
+    #[error("its writes cannot be tracked")]
+    Injection(#[source] InjectionError),
+    /// The kernel does not track writes.
+    #[error(
+        "the kernel cannot track its writes (userfaultfd in asynchronous write-protect mode, since Linux 6.7)"
+    )]
+    Tracking(#[source] std::io::Error),
+    /// The kernel does not track writes by soft-dirty bits.
+    #[error("the kernel keeps no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)")]
+    NoSoftDirty,
+    /// It has nearly as many mappings as the kernel allows, and tracking would split some.
+    #[error("it has {0} mappings, and tracking takes more")]
+    Mappings(usize),
+    /// It writes faster than it can be copied.
+    #[error(
+        "it writes too fast: {bytes} bytes change while they are copied, which is more than {limit:?} of a pause"
+    )]
+    TooFast {
+        /// What changed meanwhile.
+        bytes: u64,
+        /// The longest pause that was asked for.
+        limit: Duration,
     },
 }
 

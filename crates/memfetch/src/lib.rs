@@ -40,7 +40,7 @@ pub mod source;
 pub mod threads;
 
 pub use address::{Address, Span};
-pub use capture::{ModeChoice, Progress, Report, Snapshot};
+pub use capture::{ModeChoice, Progress, Report, Sharing, Snapshot, TrackerChoice};
 pub use error::Error;
 pub use image::Image;
 pub use live::Process;

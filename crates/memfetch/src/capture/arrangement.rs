@@ -18,6 +18,63 @@ pub struct Stretch {
     pub offset: u64,
 }
 
+/// Places in an output that memory has already, and room behind them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// Ascending by address, disjoint.
+    places: Vec<Stretch>,
+    /// The offset of the first byte behind them.
+    pub end: u64,
+}
+
+impl Pins {
+    /// The places of an arrangement.
+    #[must_use]
+    pub fn of(arrangement: &Arrangement) -> Self {
+        let mut places = arrangement.saved.clone();
+        places.sort_unstable_by_key(|stretch| stretch.span);
+        Self { places, end: arrangement.end }
+    }
+
+    /// The places, ascending by address.
+    #[must_use]
+    pub fn into_places(self) -> Vec<Stretch> {
+        self.places
+    }
+
+    /// Where a span goes: to the places that parts of it have, and for the rest behind everything. `None` where the
+    /// offsets do not fit 64 bits.
+    pub fn place(&mut self, span: Span) -> Option<Vec<Stretch>> {
+        let mut placed: Vec<Stretch> = Vec::new();
+        let mut add = |span: Span, offset: u64| match placed.last_mut() {
+            Some(last) if last.offset + last.span.len() == offset => {
+                last.span = Span::new(last.span.start(), span.end()).unwrap_or(last.span);
+            }
+            _ => placed.push(Stretch { span, offset }),
+        };
+        let mut rest = span;
+        let first = self.places.partition_point(|place| place.span.end() <= span.start());
+        let there = self.places.iter().skip(first).map_while(|place| {
+            let inside = place.span.intersection(span)?;
+            Some((inside, place.offset.checked_add(inside.start().offset_from(place.span.start())?)))
+        });
+        for (inside, offset) in there {
+            let (new, behind) = rest.split_at(inside.start());
+            if !new.is_empty() {
+                add(new, self.end);
+                self.end = self.end.checked_add(new.len())?;
+            }
+            add(inside, offset?);
+            rest = behind.split_at(inside.end()).1;
+        }
+        if !rest.is_empty() {
+            add(rest, self.end);
+            self.end = self.end.checked_add(rest.len())?;
+        }
+        Some(placed)
+    }
+}
+
 /// Where everything goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arrangement {
@@ -68,6 +125,18 @@ impl Arrangement {
             line.end = line.end.checked_add(span.len())?;
         }
         Some(line)
+    }
+
+    /// Saved memory where it has a place already, and behind that; `None` where the offsets do not fit 64 bits.
+    #[must_use]
+    pub fn pinned(segments: &[Segment], pins: &mut Pins) -> Option<Self> {
+        let mut arrangement = Self::default();
+        for span in saved(segments) {
+            arrangement.saved.extend(pins.place(span)?);
+        }
+        arrangement.saved.sort_unstable_by_key(|stretch| stretch.offset);
+        arrangement.end = pins.end;
+        Some(arrangement)
     }
 
     /// A file for each region of which something is saved, in which every byte has its place; and the numbers of those
@@ -154,6 +223,41 @@ mod tests {
         assert_eq!((arrangement.starts.as_slice(), arrangement.end), (&[BLOCK][..], BLOCK + 0x1000));
         assert_eq!(arrangement.file_at(0x2fff), (0, 0));
         assert_eq!(arrangement.file_at(BLOCK + 5), (1, BLOCK));
+    }
+
+    #[test]
+    fn what_has_a_place_keeps_it() {
+        let stretch = |start, end, offset| Stretch {
+            span: Span::new(Address::new(start), Address::new(end)).unwrap(),
+            offset,
+        };
+        let arrangement = Arrangement {
+            saved: vec![stretch(0x5000, 0x7000, 0x1000), stretch(0x2000, 0x3000, 0x3000)],
+            end: 0x4000,
+            ..Arrangement::default()
+        };
+        let mut pins = Pins::of(&arrangement);
+        let whole = pins.place(Span::new(Address::new(0x1000), Address::new(0x8000)).unwrap()).unwrap();
+        assert_eq!(
+            whole,
+            [
+                stretch(0x1000, 0x2000, 0x4000),
+                stretch(0x2000, 0x3000, 0x3000),
+                stretch(0x3000, 0x5000, 0x5000),
+                stretch(0x5000, 0x7000, 0x1000),
+                stretch(0x7000, 0x8000, 0x7000),
+            ]
+        );
+        assert_eq!(pins.end, 0x8000);
+        let part = pins.place(Span::new(Address::new(0x6000), Address::new(0x7000)).unwrap()).unwrap();
+        assert_eq!(part, [stretch(0x6000, 0x7000, 0x2000)]);
+        assert_eq!(pins.end, 0x8000);
+        // What continues in the output as in memory is one piece.
+        let pins = &mut Pins { places: vec![stretch(0x1000, 0x2000, 0)], end: 0x1000 };
+        assert_eq!(
+            pins.place(Span::new(Address::new(0x1000), Address::new(0x3000)).unwrap()).unwrap(),
+            [stretch(0x1000, 0x3000, 0)]
+        );
     }
 
     #[test]

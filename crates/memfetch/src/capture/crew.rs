@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::iter::Peekable;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,7 @@ use crate::error::{Error, OutputError};
 use crate::image::trailer::BLOCK;
 use crate::memory::Gaps;
 use crate::source::{Heartbeat, PageSource};
+use crate::threads::Pid;
 
 /// So many blocks may be in memory at once, however little is in them.
 const MANY: usize = 1024;
@@ -61,6 +63,17 @@ pub(crate) enum Failure {
     Stuck(Duration),
     /// The output took nothing for this time, and the process was held meanwhile.
     Blocked(Duration),
+}
+
+impl Failure {
+    /// As an error about the process that was read, or the output that was written.
+    pub(crate) fn into_error(self, pid: Pid, path: &Path) -> Error {
+        match self {
+            Self::Error(error) => error,
+            Self::Stuck(limit) => Error::TimedOut { pid, action: "read its memory", limit },
+            Self::Blocked(limit) => at_path(path)(OutputError::Blocked { limit }),
+        }
+    }
 }
 
 /// What happens in a crew, as its caller sees it.
@@ -347,7 +360,7 @@ impl<S: PageSource> Worker<S> {
 }
 
 /// Where an output error happened.
-pub(crate) fn at_path(path: &std::path::Path) -> impl Fn(OutputError) -> Error + '_ {
+pub(crate) fn at_path(path: &Path) -> impl Fn(OutputError) -> Error + '_ {
     move |source| Error::Output { path: path.to_owned(), source }
 }
 

@@ -22,7 +22,6 @@ use crate::error::{Error, OutputError};
 use crate::image::directory::classic::{self, program_word};
 use crate::image::directory::digest_of_blocks;
 use crate::image::directory::index::{self, Ending, Entry, Index, RegionFile};
-use crate::image::record::Contents;
 use crate::image::trailer::BLOCK;
 use crate::memory::PageRuns;
 use crate::sink::OutputDirectory;
@@ -92,11 +91,7 @@ pub(super) fn to_directory(
 }
 
 /// Plans the files, which have no headers.
-fn prepare(gathered: &Gathered, snapshot: &mut Snapshot<'_>) -> Result<(Prepared, Vec<Member>), Error> {
-    if snapshot.classic && snapshot.contents == Contents::Default {
-        // In 2002 everything was dumped that could be read.
-        snapshot.contents = Contents::Full;
-    }
+fn prepare(gathered: &Gathered, snapshot: &Snapshot<'_>) -> Result<(Prepared, Vec<Member>), Error> {
     let known = Known { gathered, touch: snapshot.touch };
     let mut plan = plan(gathered, &known, snapshot, DefaultRule::AllButReadOnlyFiles, None);
     let segments = std::mem::take(&mut plan.segments);
@@ -114,7 +109,10 @@ fn prepare(gathered: &Gathered, snapshot: &mut Snapshot<'_>) -> Result<(Prepared
     };
     let members = numbers.iter().enumerate().filter_map(member).collect();
     let origin = origin(gathered, snapshot);
-    Ok((Prepared { plan, arrangement, origin, headers: Vec::new(), remark: None }, members))
+    Ok((
+        Prepared { plan, arrangement, origin, headers: Vec::new(), split_zeros: None, remark: None },
+        members,
+    ))
 }
 
 /// Puts the bytes into the files.

@@ -1,8 +1,10 @@
 //! [`gather`]: hold the process still as far as the mode says, and learn all about it but its bytes.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::instant::{Backing, Course, Spool};
 use super::{ModeChoice, word};
 use crate::address::Address;
 use crate::error::{Error, StopError};
@@ -11,9 +13,9 @@ use crate::image::encode::xstate::{Component, standard_layout};
 use crate::image::record::Mode;
 use crate::live::stop::{FreezeOptions, Frozen, StopReport, freeze};
 use crate::live::{Process, ProcessFacts};
-use crate::memory::{Memory, PageRuns, Platform, WordSize};
-use crate::region::RegionMap;
-use crate::source::Source;
+use crate::memory::{Memory, PageRuns, PageState, Platform, ReadError, WordSize};
+use crate::region::{Region, RegionMap};
+use crate::source::{PageSource, Source};
 use crate::threads::{Registers, Thread, Threads};
 
 /// Everything about a process but its bytes. While this lives, the process is held as the mode says.
@@ -29,6 +31,21 @@ pub(crate) struct Gathered {
     pub started_ns: u64,
     pub remarks: Vec<String>,
     pub hold: Arc<Hold>,
+    /// The bytes, where they have been copied already.
+    pub spooled: Option<Spooled>,
+    /// Which regions were found to begin with an ELF header, or not.
+    pub elf_headers: ElfHeaders,
+}
+
+/// By the start of a region, and the region that was looked into.
+pub(crate) type ElfHeaders = Mutex<HashMap<Address, (Region, bool)>>;
+
+/// Memory that was copied before it is written to its output.
+pub(crate) struct Spooled {
+    pub spool: Arc<Spool>,
+    pub course: Course,
+    /// The file that most of it is in, if it is large.
+    pub backing: Option<Backing>,
 }
 
 /// The hold on a stopped process. It can be let go from any thread: who copies may be stuck just then.
@@ -59,9 +76,66 @@ impl Hold {
 }
 
 impl Gathered {
+    /// Has the bytes come from a copy from here on.
+    pub(crate) fn take_spool(&mut self, spool: Spool, course: Course, backing: Option<Backing>) {
+        self.mode = Mode::Instant;
+        self.spooled = Some(Spooled { spool: Arc::new(spool), course, backing });
+    }
+
+    /// Where the bytes come from.
+    pub(crate) fn bytes(&self) -> Bytes {
+        match &self.spooled {
+            Some(spooled) => Bytes::Spooled(Arc::clone(&spooled.spool)),
+            None => Bytes::Live(self.process.clone()),
+        }
+    }
+
+    /// Reads a few bytes of a page in this state, within the time limit.
+    pub(crate) fn peek(
+        &self,
+        region: &Region,
+        state: PageState,
+        at: Address,
+        len: usize,
+    ) -> Result<Vec<u8>, ReadError> {
+        let Some(spooled) = &self.spooled else { return self.process.peek(region, state, at, len) };
+        let mut bytes = vec![0; len];
+        let read = spooled.spool.fetch(region, state, at, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
     /// Where the stacks of the threads are in use, as far as their registers are known.
     pub(crate) fn stack_pointers(&self) -> Vec<Address> {
         self.threads.iter().filter_map(|thread| stack_pointer(self.platform.word, thread)).collect()
+    }
+}
+
+/// What the bytes of an image are read from.
+pub(crate) enum Bytes {
+    Live(Process),
+    Spooled(Arc<Spool>),
+}
+
+impl PageSource for Bytes {
+    fn fetch(
+        &self,
+        region: &Region,
+        state: PageState,
+        at: Address,
+        buf: &mut [u8],
+    ) -> Result<usize, ReadError> {
+        match self {
+            Self::Live(process) => process.fetch(region, state, at, buf),
+            Self::Spooled(spool) => spool.fetch(region, state, at, buf),
+        }
+    }
+
+    fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
+        match self {
+            Self::Live(process) => process.touch(region, at, buf),
+            Self::Spooled(spool) => spool.touch(region, at, buf),
+        }
     }
 }
 
@@ -94,15 +168,19 @@ fn signal_name(number: i32) -> String {
     name.to_owned()
 }
 
-pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, Error> {
+/// Holds a process for as long as it will take, or not at all.
+pub(crate) fn gather(
+    process: &Process,
+    choice: ModeChoice,
+    mut remarks: Vec<String>,
+) -> Result<Gathered, Error> {
     let started_ns = now_ns();
-    let mut remarks = Vec::new();
     // Before the stop: a process that is held shows a state of its own for that.
     let facts = process.facts()?;
     let frozen = match choice {
         ModeChoice::Live => None,
         ModeChoice::Freeze => Some(stop(process, false)?),
-        ModeChoice::Auto => match stop(process, false) {
+        ModeChoice::Auto | ModeChoice::Instant => match stop(process, false) {
             Ok(frozen) => Some(frozen),
             Err(Error::CannotStop { source, .. }) => {
                 remarks.push(format!(
@@ -117,12 +195,24 @@ pub(crate) fn gather(process: &Process, choice: ModeChoice) -> Result<Gathered, 
     gather_held(process, frozen, facts, started_ns, remarks)
 }
 
-fn gather_held(
+pub(super) fn gather_held(
+    process: &Process,
+    frozen: Option<Frozen>,
+    facts: ProcessFacts,
+    started_ns: u64,
+    remarks: Vec<String>,
+) -> Result<Gathered, Error> {
+    gather_by(process, frozen, facts, started_ns, remarks, Source::regions_and_pages)
+}
+
+/// Learns all about a process; its map and page states by `look`.
+pub(super) fn gather_by(
     process: &Process,
     mut frozen: Option<Frozen>,
     facts: ProcessFacts,
     started_ns: u64,
     remarks: Vec<String>,
+    look: impl FnOnce(&Process) -> Result<(RegionMap, PageRuns), Error>,
 ) -> Result<Gathered, Error> {
     // A process number may have been given to another process between opening and stopping; while the stopped one
     // lives it cannot change any more.
@@ -138,7 +228,7 @@ fn gather_held(
     }) {
         set.bytes = standard_layout(&set.bytes, &processor);
     }
-    let (map, pages) = process.regions_and_pages()?;
+    let (map, pages) = look(process)?;
     let map = Arc::new(map);
     let record = ProcessRecord {
         pid: facts.pid,
@@ -166,6 +256,8 @@ fn gather_held(
         started_ns,
         remarks,
         hold: Arc::new(Hold { frozen: Mutex::new(frozen), report: Mutex::default() }),
+        spooled: None,
+        elf_headers: Mutex::default(),
     })
 }
 

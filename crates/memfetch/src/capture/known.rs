@@ -41,7 +41,7 @@ impl Memory for Known<'_> {
         }
         let room = run.span.end().offset_from(at).unwrap_or_default();
         let len = usize::try_from(room).unwrap_or(usize::MAX).min(buf.len());
-        let bytes = self.gathered.process.peek(region, run.state, at, len)?;
+        let bytes = self.gathered.peek(region, run.state, at, len)?;
         match buf.get_mut(..bytes.len()) {
             Some(prefix) if !bytes.is_empty() => prefix.copy_from_slice(&bytes),
             _ => return Err(ReadError::fault(at, Cause::Vanished)),

@@ -7,6 +7,7 @@ mod crew;
 mod directory;
 mod gather;
 mod guardian;
+mod instant;
 mod known;
 mod link_map;
 pub mod plan;
@@ -23,12 +24,13 @@ use memfetch_sys::signals::JobControlHeld;
 use serde::{Serialize, Serializer};
 
 use self::prepare::Form;
-use crate::error::{Error, OutputError};
+use crate::error::{Error, InstantError, OutputError};
 use crate::image::record::{Contents, Mode, Origin, Outcome};
 use crate::live::Process;
-use crate::memory::Touch;
+use crate::memory::{PageState, Touch};
 use crate::selector::Selection;
 use crate::sink::{OutputDirectory, OutputFile};
+use crate::source::Source;
 
 /// How much the apparent size of a file may be by default. Never-touched memory is holes of the file up to here; past
 /// it, long runs of it are left out of the file altogether.
@@ -40,10 +42,38 @@ pub enum ModeChoice {
     /// The most consistent way that works on this process; the report says which, and why not a better one.
     #[default]
     Auto,
+    /// Copy while it runs, note what changes, and copy that once more in a stop of milliseconds.
+    Instant,
     /// Stop all threads for as long as the copy takes.
     Freeze,
     /// Stop nothing.
     Live,
+}
+
+/// How mode instant takes what can change with no store by the process itself: shared memory, which others may write, and
+/// pages of files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// In the last stop, as long as that is not much longer for it; else tracked. The report says which.
+    #[default]
+    Auto,
+    /// In the last stop, however long that takes.
+    Stop,
+    /// While it runs, and once more what the process itself writes.
+    Tracked,
+}
+
+/// How mode instant has it told which pages are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrackerChoice {
+    /// By userfaultfd, or by soft-dirty bits where that cannot be had.
+    #[default]
+    Auto,
+    /// By userfaultfd in asynchronous write-protect mode: one thread of the process makes one system call for it.
+    WriteProtect,
+    /// By soft-dirty bits, which are one set for all who ask: whoever else clears them meanwhile makes the image
+    /// inconsistent. Each round needs a stop.
+    SoftDirty,
 }
 
 /// How far a capture is.
@@ -99,6 +129,10 @@ pub struct Snapshot<'a> {
     index: Option<PathBuf>,
     at_fault: bool,
     time_limit: Option<Duration>,
+    sharing: Sharing,
+    tracker: TrackerChoice,
+    max_pause: Option<Duration>,
+    spool_directory: PathBuf,
     progress: Box<dyn FnMut(Progress) + 'a>,
 }
 
@@ -118,6 +152,10 @@ impl<'a> Snapshot<'a> {
             index: None,
             at_fault: false,
             time_limit: Some(Duration::from_secs(10)),
+            sharing: Sharing::Auto,
+            tracker: TrackerChoice::Auto,
+            max_pause: None,
+            spool_directory: PathBuf::from("/var/tmp"),
             progress: Box::new(|_| {}),
         }
     }
@@ -195,6 +233,35 @@ impl<'a> Snapshot<'a> {
         self
     }
 
+    /// How mode instant takes shared memory.
+    #[must_use]
+    pub fn sharing(mut self, sharing: Sharing) -> Self {
+        self.sharing = sharing;
+        self
+    }
+
+    /// How mode instant has it told which pages are written.
+    #[must_use]
+    pub fn tracker(mut self, tracker: TrackerChoice) -> Self {
+        self.tracker = tracker;
+        self
+    }
+
+    /// How long the process may be held at the most, as far as that can be known beforehand. In mode auto what would take
+    /// longer is copied live; in the others it is an error.
+    #[must_use]
+    pub fn max_pause(mut self, limit: Option<Duration>) -> Self {
+        self.max_pause = limit;
+        self
+    }
+
+    /// Where mode instant puts what does not fit into memory, in a file without a name, for an output that is no file.
+    #[must_use]
+    pub fn spool_directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.spool_directory = path.into();
+        self
+    }
+
     /// Whom to tell how far it is.
     #[must_use]
     pub fn progress(mut self, progress: impl FnMut(Progress) + 'a) -> Self {
@@ -238,7 +305,14 @@ impl<'a> Snapshot<'a> {
         let _held = JobControlHeld::new();
         let output =
             OutputDirectory::create(path, self.replace, directory::is_ours).map_err(crew::at_path(path))?;
-        let gathered = self.gather()?;
+        if self.classic && self.contents == Contents::Default {
+            // In 2002 everything was dumped that could be read.
+            self.contents = Contents::Full;
+        }
+        if let Some(parent) = path.parent() {
+            self.spool_directory = if parent.as_os_str().is_empty() { ".".into() } else { parent.to_owned() };
+        }
+        let gathered = self.gather(Form::Raw, &mut None)?;
         let written = directory::to_directory(&gathered, output, &mut self)?;
         Ok(written.report(Some(path.to_owned()), begun))
     }
@@ -272,8 +346,23 @@ impl<'a> Snapshot<'a> {
         if let Some(index) = index.as_ref().filter(|index| index.is_at_the_place_of(&output)) {
             return Err(crew::at_path(index.path())(OutputError::Twice));
         }
-        let gathered = self.gather()?;
-        let written = write::to_file(&gathered, form, output, &mut self, index)?;
+        if let Some(parent) = path.parent() {
+            self.spool_directory = if parent.as_os_str().is_empty() { ".".into() } else { parent.to_owned() };
+        }
+        let mut output = Some(output);
+        let mut gathered = self.gather(form, &mut output)?;
+        let mut index = index;
+        let written = match instant::in_place::to_file(&mut gathered, form, &mut self, &mut index) {
+            Some(written) => written?,
+            None => {
+                let output = match output {
+                    Some(output) => output,
+                    // The first one was to be used at once, and could not be.
+                    None => OutputFile::create(path, self.replace).map_err(crew::at_path(path))?,
+                };
+                write::to_file(&gathered, form, output, &mut self, index)?
+            }
+        };
         Ok(written.report(Some(path.to_owned()), begun))
     }
 
@@ -281,7 +370,7 @@ impl<'a> Snapshot<'a> {
         let begun = Instant::now();
         let _held = JobControlHeld::new();
         let index = self.create_index()?;
-        let gathered = self.gather()?;
+        let gathered = self.gather(form, &mut None)?;
         let written = write::to_stream(&gathered, form, writer, &mut self)?;
         if let Some(index) = index {
             write::whole(index, &written.index)?;
@@ -294,12 +383,42 @@ impl<'a> Snapshot<'a> {
         OutputFile::create(path, self.replace).map(Some).map_err(crew::at_path(path))
     }
 
-    fn gather(&self) -> Result<gather::Gathered, Error> {
+    /// An output that is taken has the image in it then.
+    fn gather(&mut self, form: Form, output: &mut Option<OutputFile>) -> Result<gather::Gathered, Error> {
         if self.at_fault {
-            gather::gather_at_fault(self.process)
-        } else {
-            gather::gather(self.process, self.mode)
+            return gather::gather_at_fault(self.process);
         }
+        if !matches!(self.mode, ModeChoice::Auto | ModeChoice::Instant) {
+            return gather::gather(self.process, self.mode, Vec::new());
+        }
+        let mut progress = std::mem::replace(&mut self.progress, Box::new(|_| {}));
+        let gathered = instant::gather(self.process, self, form, output, &mut *progress);
+        self.progress = progress;
+        match gathered {
+            Err(Error::NoInstant { source, .. }) if self.mode == ModeChoice::Auto => {
+                let choice = match source {
+                    InstantError::TooFast { .. } => ModeChoice::Live,
+                    _ if self.would_be_held_too_long()? => ModeChoice::Live,
+                    _ => ModeChoice::Auto,
+                };
+                let next = if choice == ModeChoice::Live { Mode::Live } else { Mode::Freeze };
+                let remark = format!("mode {}, since {}", word(next), sentence(&source));
+                gather::gather(self.process, choice, vec![remark])
+            }
+            result => result,
+        }
+    }
+}
+
+impl Snapshot<'_> {
+    /// Whether a copy of all of the process takes longer than it may be held.
+    fn would_be_held_too_long(&self) -> Result<bool, Error> {
+        /// Bytes in a second, with the output waited for.
+        const SPEED: f64 = 1e9;
+        let Some(limit) = self.max_pause else { return Ok(false) };
+        let (_, pages) = self.process.regions_and_pages()?;
+        let in_use = pages.bytes_where(|state| matches!(state, PageState::Resident | PageState::Swapped));
+        Ok(Duration::from_secs_f64(in_use as f64 / SPEED) > limit)
     }
 }
 
@@ -330,10 +449,23 @@ impl Written {
     }
 }
 
+/// An error and its causes, in one line.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 /// A mode's word, for remarks.
 const fn word(mode: Mode) -> &'static str {
     match mode {
         Mode::Live => "live",
         Mode::Freeze => "freeze",
+        Mode::Instant => "instant",
     }
 }

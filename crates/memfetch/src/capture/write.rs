@@ -10,16 +10,15 @@ use memfetch_sys::buffer::Buffer;
 
 use super::blocks::{Block, Blocks};
 use super::copy::{Copied, Copier, as_copied, extents};
-use super::crew::{self, Failure, Rules, Step, Totals, at_path};
-use super::gather::{Gathered, nanoseconds, now_ns};
+use super::crew::{self, Rules, Step, Totals, at_path};
+use super::gather::{Bytes, Gathered, nanoseconds, now_ns};
 use super::guardian::Guardian;
 use super::plan::Plan;
-use super::prepare::{Form, Prepared, prepare};
+use super::prepare::{Form, Placing, Prepared, prepare};
 use super::{Progress, Snapshot, Written, remarks};
 use crate::error::{Error, OutputError};
 use crate::image::record::Outcome;
 use crate::image::trailer::{BLOCK, Trailer};
-use crate::live::Process;
 use crate::maps;
 use crate::memory::PageRuns;
 use crate::sink::file::{ALIGNMENT, size_limit};
@@ -35,7 +34,7 @@ const LONG_ZEROS: u64 = 1 << 20;
 pub(super) const WORKERS: usize = 4;
 /// How many blocks' worth of bytes are in memory at once, at the most: a process with less in RAM is read whole before
 /// the first byte is written, and held for no longer than that.
-const BUFFERS: usize = 32;
+pub(super) const BUFFERS: usize = 32;
 /// The same for a process with so many mappings that what describes them fills the memory.
 const FEW_BUFFERS: usize = 8;
 
@@ -47,9 +46,9 @@ fn buffers(gathered: &Gathered) -> usize {
     BUFFERS.saturating_sub(usize::try_from(described).unwrap_or(BUFFERS)).max(FEW_BUFFERS)
 }
 
-pub(super) fn copier(gathered: &Gathered, snapshot: &Snapshot<'_>, headers: Vec<u8>) -> Arc<Copier<Process>> {
+pub(super) fn copier(gathered: &Gathered, snapshot: &Snapshot<'_>, headers: Vec<u8>) -> Arc<Copier<Bytes>> {
     Arc::new(Copier {
-        source: gathered.process.clone(),
+        source: gathered.bytes(),
         map: Arc::clone(&gathered.map),
         headers,
         touch: snapshot.touch,
@@ -68,6 +67,16 @@ pub(super) fn to_file(
 ) -> Result<Written, Error> {
     let output = Arc::new(output);
     let filled = fill(gathered, form, &output, snapshot);
+    finish(gathered, output, filled, index)
+}
+
+/// Gives the file its name, if all is in it.
+pub(super) fn finish(
+    gathered: &Gathered,
+    output: Arc<OutputFile>,
+    filled: Result<Written, Error>,
+    index: Option<OutputFile>,
+) -> Result<Written, Error> {
     // Let go whatever became of it, and before the disk is waited for.
     gathered.hold.let_go();
     let mut written = match filled {
@@ -116,32 +125,46 @@ fn fill(
 ) -> Result<Written, Error> {
     let path = output.path().to_owned();
     let failed = at_path(&path);
-    let mut prepared = reserve(gathered, form, output, snapshot)?;
+    let mut prepared = reserve(gathered, form, output, snapshot, Placing::Anew)?;
     for extent in prepared.extents(gathered).iter().filter(|extent| extent.len >= BLOCK) {
         output.allocate(extent.offset, extent.len).map_err(&failed)?;
     }
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
-    let finish = {
-        let output = Arc::clone(output);
-        let path = path.clone();
-        move |block: &Block, buffer: &Buffer| {
-            for (offset, len) in extents(&block.parts) {
-                let start = (offset - block.start()) as usize;
-                if let Some(bytes) = buffer.get(start..start + len as usize) {
-                    output.write_at(bytes, offset).map_err(at_path(&path))?;
-                }
-            }
-            Ok(())
-        }
-    };
+    let finish = into_place(output);
     let rules = rules(gathered, snapshot.time_limit, WORKERS);
     let mut meter = Meter::new(&mut *snapshot.progress, &prepared.plan);
     let blocks = prepared.swapped_last(gathered);
-    let totals = copy(gathered, blocks, &copier, rules, (&path, Arc::new(finish)), |_, _, copied| {
+    let totals = copy(gathered, blocks, &copier, rules, (&path, finish), |_, _, copied| {
         meter.add(copied);
         Ok(())
     })?;
 
+    end(gathered, form, output, prepared, totals)
+}
+
+/// Writes a block that was read to its place in the file.
+pub(super) fn into_place(output: &Arc<OutputFile>) -> Arc<crew::Finish> {
+    let (output, path) = (Arc::clone(output), output.path().to_owned());
+    Arc::new(move |block: &Block, buffer: &Buffer| {
+        for (offset, len) in extents(&block.parts) {
+            let start = (offset - block.start()) as usize;
+            if let Some(bytes) = buffer.get(start..start + len as usize) {
+                output.write_at(bytes, offset).map_err(at_path(&path))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Writes what stands behind the data.
+pub(super) fn end(
+    gathered: &Gathered,
+    form: Form,
+    output: &OutputFile,
+    prepared: Prepared,
+    totals: Totals,
+) -> Result<Written, Error> {
+    let failed = at_path(output.path());
     let mut closed = close(gathered, &prepared, totals);
     let tail = closed.tail(form, gathered, &prepared);
     let apparent_bytes = prepared.arrangement.end + tail.len() as u64;
@@ -154,11 +177,12 @@ fn fill(
 }
 
 /// Lays the image out so that it fits where it goes, and makes room for it.
-fn reserve(
+pub(super) fn reserve(
     gathered: &Gathered,
     form: Form,
     output: &OutputFile,
     snapshot: &Snapshot<'_>,
+    placing: Placing<'_>,
 ) -> Result<Prepared, Error> {
     let failed = at_path(output.path());
     let most = snapshot.max_apparent_size.min(size_limit().unwrap_or(u64::MAX));
@@ -167,7 +191,7 @@ fn reserve(
         let stored = prepared.arrangement.headers + prepared.plan.data_bytes + trailer;
         output.reserve(prepared.arrangement.end + trailer, stored)
     };
-    if let Some(prepared) = prepare(gathered, snapshot, form, None)
+    if let Some(prepared) = prepare(gathered, snapshot, form, None, placing)
         && prepared.arrangement.end.saturating_add(prepared.trailer_bound(form, gathered)) <= most
     {
         match make_room(&prepared) {
@@ -177,7 +201,7 @@ fn reserve(
             result => return result.map(|()| prepared).map_err(failed),
         }
     }
-    let mut prepared = prepare(gathered, snapshot, form, Some(LONG_ZEROS)).ok_or_else(too_wide)?;
+    let mut prepared = prepare(gathered, snapshot, form, Some(LONG_ZEROS), placing).ok_or_else(too_wide)?;
     make_room(&prepared).map_err(failed)?;
     let (length, most) = (prepared.arrangement.end, snapshot.max_apparent_size);
     prepared.remark = (length > most).then(|| {
@@ -235,7 +259,8 @@ pub(super) fn to_stream(
     writer: &mut dyn Write,
     snapshot: &mut Snapshot<'_>,
 ) -> Result<Written, Error> {
-    let mut prepared = prepare(gathered, snapshot, form, Some(LONG_ZEROS)).ok_or_else(too_wide)?;
+    let mut prepared =
+        prepare(gathered, snapshot, form, Some(LONG_ZEROS), Placing::Anew).ok_or_else(too_wide)?;
     let copier = copier(gathered, snapshot, std::mem::take(&mut prepared.headers));
     let mut stream = OutputStream::new(writer);
     let guardian = Guardian::watch(&gathered.hold, stream.watch(), snapshot.time_limit)?;
@@ -270,7 +295,7 @@ pub(super) fn to_stream(
 pub(super) fn copy(
     gathered: &Gathered,
     blocks: impl Iterator<Item = Block>,
-    copier: &Arc<Copier<Process>>,
+    copier: &Arc<Copier<Bytes>>,
     rules: Rules,
     output: (&Path, Arc<crew::Finish>),
     mut each: impl FnMut(&Block, &Buffer, &Copied) -> Result<(), Error>,
@@ -284,13 +309,11 @@ pub(super) fn copy(
         }
     });
     gathered.hold.let_go();
-    let totals = result.map_err(|failure| match failure {
-        Failure::Error(error) => error,
-        Failure::Stuck(limit) => {
-            Error::TimedOut { pid: gathered.facts.pid, action: "read its memory", limit }
-        }
-        Failure::Blocked(limit) => at_path(path)(OutputError::Blocked { limit }),
-    })?;
+    let totals = result.map_err(|failure| failure.into_error(gathered.facts.pid, path))?;
+    if gathered.spooled.is_some() {
+        // What becomes of the process does not matter any more.
+        return Ok(totals);
+    }
     // A read by the number of the process might have met another program, if it called exec meanwhile.
     match gathered.process.check() {
         Err(error @ Error::Replaced { .. }) => Err(error),
@@ -375,11 +398,22 @@ pub(super) fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals
         remarks: sentences,
         ..Outcome::default()
     };
+    let mut stopped = Duration::ZERO;
     if let Some(stop) = gathered.hold.report() {
+        stopped = stop.pause;
         outcome.pause_ns = nanoseconds(stop.pause);
         outcome.stops = 1;
         outcome.rewound_calls = stop.rewound as u64;
         outcome.remarks.extend(remarks::of_stop(&stop));
+    }
+    if let Some(spooled) = &gathered.spooled {
+        let course = &spooled.course;
+        for stop in &course.stops {
+            outcome.pause_ns = outcome.pause_ns.max(nanoseconds(stop.pause));
+            outcome.stops += 1;
+        }
+        outcome.tracked = Some(course.tracked(stopped));
+        outcome.remarks.extend(course.remarks());
     }
     totals.digests.sort_unstable_by_key(|(index, _)| *index);
     Closed { outcome, pages, digests: totals.digests }

@@ -17,6 +17,8 @@ pub enum Mode {
     Live,
     /// All threads stopped for as long as the copy took.
     Freeze,
+    /// Copied while it ran, and what changed meanwhile once more in a stop at the end: all pages are of that instant.
+    Instant,
 }
 
 /// Which regions and pages are saved.
@@ -63,6 +65,39 @@ const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// By what it is told which pages a process writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrackerKind {
+    /// userfaultfd in asynchronous write-protect mode, since Linux 6.7.
+    #[default]
+    WriteProtect,
+    /// The soft-dirty bits of the page table, which are one set for all who ask.
+    SoftDirty,
+}
+
+/// How an instant snapshot came about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracked {
+    /// By what the writes were told.
+    pub tracker: TrackerKind,
+    /// The sum of all stops, in nanoseconds.
+    pub stopped_ns: u64,
+    /// The longest that one request for tracking took, in nanoseconds: the process may have waited for it.
+    pub longest_request_ns: u64,
+    /// How often what had been written meanwhile was copied again.
+    pub rounds: u32,
+    /// Bytes that were copied again.
+    pub again_bytes: u64,
+    /// Bytes that were copied in the last stop.
+    pub stop_bytes: u64,
+    /// Whether shared memory, and pages of files, were copied in the last stop, too: they can change with no store by
+    /// the process.
+    pub shared_in_stop: bool,
+    /// Bytes of huge pages that were split by the tracking and stay so.
+    pub split_bytes: u64,
+}
+
 /// What is known only at the end: the first part of the trailer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -78,6 +113,9 @@ pub struct Outcome {
     pub partial_threads: u64,
     /// How many were woken from a system call by the stop and put back into it.
     pub rewound_calls: u64,
+    /// How it was tracked what changes, in mode instant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracked: Option<Tracked>,
     /// Bytes copied from the process.
     pub read_bytes: u64,
     /// Bytes copied from the files behind its mappings.

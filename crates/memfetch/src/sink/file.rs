@@ -162,6 +162,37 @@ impl OutputFile {
         File::open(self.own_path()).map_err(|source| io("opening it again", source))
     }
 
+    /// Opens the file for reading, through the page cache, while it is written.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn reader(&self) -> Result<File, OutputError> {
+        File::open(self.own_path()).map_err(|source| io("opening it again", source))
+    }
+
+    /// Gives the blocks of a range of the file back: it reads as zeros from then on.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says to the zeros that are written where it has no holes.
+    pub fn clear(&self, offset: u64, len: u64) -> Result<(), OutputError> {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if rustix::fs::fallocate(&self.file, hole, offset, len).is_ok() {
+            return Ok(());
+        }
+        const PIECE: usize = 1 << 20;
+        let zeros =
+            memfetch_sys::buffer::Buffer::new(PIECE).map_err(|source| io("allocating a buffer", source))?;
+        let mut done = 0;
+        while done < len {
+            let now = (len - done).min(PIECE as u64);
+            self.write_at(zeros.get(..now as usize).unwrap_or_default(), offset + done)?;
+            done += now;
+        }
+        Ok(())
+    }
+
     /// Takes the temporary name away, where there is one. For a file that others still share: it is dropped when they
     /// are done, which may be never.
     pub fn abandon(&self) {

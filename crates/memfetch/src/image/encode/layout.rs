@@ -79,42 +79,38 @@ impl Layout {
             saved.push(Placed { segment, offset: data_len });
             data_len = data_len.checked_add(segment.span.len())?;
         }
-        let mut by_address: Vec<Placed> = saved
-            .iter()
-            .copied()
-            .chain(
-                segments
-                    .iter()
-                    .filter(|segment| !segment.saved)
-                    .map(|&segment| Placed { segment, offset: 0 }),
-            )
-            .collect();
-        by_address.sort_by_key(|placed| placed.segment.span);
-        let mut table: Vec<Option<Placed>> = Vec::with_capacity(by_address.len());
-        let mut end = 0;
-        for mut placed in by_address {
-            if !placed.segment.saved {
-                placed.offset = end;
-            } else if placed.offset < end {
-                table.push(None);
-            }
-            end = placed.offset + if placed.segment.saved { placed.segment.span.len() } else { 0 };
-            table.push(Some(placed));
-        }
-
-        let headers = (table.len() as u64).checked_add(1)?;
-        let sizes = Sizes::of(platform.word);
-        let sections = if headers >= PN_XNUM { sizes.section_header } else { 0 };
-        let notes_offset = sizes.file_header + headers.checked_mul(sizes.program_header)? + sections;
+        let mut table = table(&saved, segments.iter().filter(|segment| !segment.saved));
+        let notes_offset = notes_offset(platform, &table)?;
         let data_start = align_up(notes_offset.checked_add(notes_len)?, platform.page_size)?;
         let data_end = data_start.checked_add(data_len)?;
-        if platform.word == WordSize::Bits32 && u32::try_from(data_end).is_err() {
-            return None;
-        }
         for placed in table.iter_mut().flatten().chain(&mut saved) {
             placed.offset += data_start;
         }
-        Some(Self { platform, table, saved, notes_offset, notes_len, data_start, data_end })
+        Self { platform, table, saved, notes_offset, notes_len, data_start, data_end }.checked()
+    }
+
+    /// Lays out saved segments that have their places already, all of them between `data_start` and `data_end`, and those
+    /// that are not saved; or `None` where headers and notes have no room, or the offsets do not fit the word size.
+    #[must_use]
+    pub fn pinned(
+        platform: Platform,
+        mut saved: Vec<Placed>,
+        others: &[Segment],
+        notes_len: u64,
+        (data_start, data_end): (u64, u64),
+    ) -> Option<Self> {
+        saved.sort_by_key(|placed| placed.offset);
+        let table = table(&saved, others.iter());
+        let notes_offset = notes_offset(platform, &table)?;
+        if notes_offset.checked_add(notes_len)? > data_start {
+            return None;
+        }
+        Self { platform, table, saved, notes_offset, notes_len, data_start, data_end }.checked()
+    }
+
+    fn checked(self) -> Option<Self> {
+        let fits = self.platform.word == WordSize::Bits64 || u32::try_from(self.data_end).is_ok();
+        fits.then_some(self)
     }
 
     /// The offset of the first byte of memory; headers and notes lie below.
@@ -135,7 +131,7 @@ impl Layout {
         self.table.len() as u64 + 1
     }
 
-    /// The segments whose bytes are in the file, in the order of the file. Nothing lies between them.
+    /// The segments whose bytes are in the file, in the order of the file.
     #[must_use]
     pub fn saved(&self) -> &[Placed] {
         &self.saved
@@ -221,6 +217,33 @@ impl Layout {
         bytes.resize(self.data_start as usize, 0);
         bytes
     }
+}
+
+/// The program headers of memory, by address, with a `PT_NULL` wherever offsets go back.
+fn table<'a>(saved: &[Placed], others: impl Iterator<Item = &'a Segment>) -> Vec<Option<Placed>> {
+    let others = others.map(|&segment| Placed { segment, offset: 0 });
+    let mut by_address: Vec<Placed> = saved.iter().copied().chain(others).collect();
+    by_address.sort_by_key(|placed| placed.segment.span);
+    let mut table: Vec<Option<Placed>> = Vec::with_capacity(by_address.len());
+    let mut end = 0;
+    for mut placed in by_address {
+        if !placed.segment.saved {
+            placed.offset = end;
+        } else if placed.offset < end {
+            table.push(None);
+        }
+        end = placed.offset + if placed.segment.saved { placed.segment.span.len() } else { 0 };
+        table.push(Some(placed));
+    }
+    table
+}
+
+/// Where the notes begin: behind the program headers, and the section header where one is needed.
+fn notes_offset(platform: Platform, table: &[Option<Placed>]) -> Option<u64> {
+    let headers = (table.len() as u64).checked_add(1)?;
+    let sizes = Sizes::of(platform.word);
+    let sections = if headers >= PN_XNUM { sizes.section_header } else { 0 };
+    Some(sizes.file_header + headers.checked_mul(sizes.program_header)? + sections)
 }
 
 /// The sizes of the structures of elf.h.
