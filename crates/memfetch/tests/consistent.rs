@@ -3,23 +3,51 @@
 //!
 //! `MEMFETCH_TEST_ROUNDS` is how many snapshots are taken of each process in each mode; 5 where it is not set.
 
-use memfetch::{Image, ModeChoice, Process, Snapshot};
+use memfetch::error::InstantError;
+use memfetch::{Error, Image, ModeChoice, Process, Snapshot, TrackerChoice};
 use memfetch_testkit::Target;
 use memfetch_testkit::invariants::{self, Counters, Judgement, Violation};
+use memfetch_testkit::peers::skipped;
 
-/// The modes whose images are consistent.
-const CONSISTENT: &[ModeChoice] = &[ModeChoice::Freeze];
+/// How a process is held still, and how it is told what it writes.
+type Way = (ModeChoice, TrackerChoice);
+
+const FREEZE: Way = (ModeChoice::Freeze, TrackerChoice::Auto);
+const LIVE: Way = (ModeChoice::Live, TrackerChoice::Auto);
+const WRITE_PROTECT: Way = (ModeChoice::Instant, TrackerChoice::WriteProtect);
+const SOFT_DIRTY: Way = (ModeChoice::Instant, TrackerChoice::SoftDirty);
+
+/// The ways whose images are consistent, as far as this kernel has them.
+fn consistent() -> Vec<Way> {
+    let mut ways = vec![FREEZE, WRITE_PROTECT, SOFT_DIRTY];
+    let target = Target::spawn("private", &["1"]);
+    let process = Process::open(target.pid()).unwrap();
+    ways.retain(|&(mode, tracker)| {
+        let tried = Snapshot::of(&process).mode(mode).tracker(tracker).write_core_to(&mut std::io::sink());
+        match tried {
+            Ok(_) => true,
+            Err(Error::NoInstant {
+                source: InstantError::Tracking(_) | InstantError::NoSoftDirty, ..
+            }) => {
+                skipped(&format!("consistent images by {tracker:?}"), "the kernel has no such tracking");
+                false
+            }
+            Err(error) => panic!("{mode:?} {tracker:?}: {error}: {error:?}"),
+        }
+    });
+    ways
+}
 
 fn rounds() -> usize {
     std::env::var("MEMFETCH_TEST_ROUNDS").map_or(5, |text| text.parse().expect("a number"))
 }
 
 /// Takes a snapshot, and has it judged once the file is opened.
-fn judged<T>(target: &Target, mode: ModeChoice, judge: impl FnOnce(&Image) -> T) -> T {
+fn judged<T>(target: &Target, (mode, tracker): Way, judge: impl FnOnce(&Image) -> T) -> T {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("core");
     let process = Process::open(target.pid()).unwrap();
-    let report = Snapshot::of(&process).mode(mode).write_core(&path).unwrap();
+    let report = Snapshot::of(&process).mode(mode).tracker(tracker).write_core(&path).unwrap();
     assert!(mode == ModeChoice::Live || report.outcome.gaps.is_empty(), "{:?}", report.outcome.gaps);
     judge(&Image::open(&path).unwrap())
 }
@@ -29,7 +57,7 @@ fn holds(role: &str, arguments: &[&str]) -> Vec<Judgement> {
     let mut target = Target::spawn(role, arguments);
     let invariant = invariants::of(role, &target);
     let mut judgements: Vec<Judgement> = Vec::new();
-    for &mode in CONSISTENT {
+    for mode in consistent() {
         for round in 0..rounds() {
             let judgement = judged(&target, mode, |image| invariant.check(image));
             let judgement =
@@ -48,7 +76,7 @@ fn holds(role: &str, arguments: &[&str]) -> Vec<Judgement> {
 fn is_torn_without_a_stop(role: &str, arguments: &[&str]) {
     let target = Target::spawn(role, arguments);
     let invariant = invariants::of(role, &target);
-    let torn = |_: &usize| judged(&target, ModeChoice::Live, |image| invariant.check(image).is_err());
+    let torn = |_: &usize| judged(&target, LIVE, |image| invariant.check(image).is_err());
     assert!((0..50).any(|round| torn(&round)), "{role}: no image out of 50 is torn");
 }
 
@@ -66,7 +94,7 @@ fn rounds_of_counters_in_huge_pages_are_whole() {
 fn what_threads_are_about_to_write_fits_what_they_have_written() {
     let target = Target::spawn("counters", &["512", "3"]);
     let counters = Counters::of(&target);
-    for &mode in CONSISTENT {
+    for mode in consistent() {
         for round in 0..rounds() {
             let found: Result<u64, Violation> =
                 judged(&target, mode, |image| counters.check_registers(image, image));
@@ -117,9 +145,10 @@ fn each_kind_of_memory_alone_has_its_epoch() {
     for piece in &pieces {
         assert_eq!(target.ask(&format!("off {piece}")), "switched");
     }
+    let ways = consistent();
     for piece in &pieces {
         assert_eq!(target.ask(&format!("on {piece}")), "switched");
-        for &mode in CONSISTENT {
+        for &mode in &ways {
             let judgement = judged(&target, mode, |image| invariant.check(image));
             assert!(judgement.is_ok(), "{piece}, {mode:?}: {judgement:?}");
         }

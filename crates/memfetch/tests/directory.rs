@@ -289,7 +289,7 @@ fn what_is_lost_of_a_directory_is_told() {
 
     // The index: altered, cut, without sense, empty, gone.
     let as_text = String::from_utf8(text.clone()).unwrap();
-    fs::write(&index, as_text.replace("\"stops\":1", "\"stops\":2")).unwrap();
+    fs::write(&index, as_text.replace("\"threads\":1", "\"threads\":2")).unwrap();
     let Verdict::Altered { ranges } = verdict(&path) else { panic!("{:?}", verdict(&path)) };
     assert_eq!((ranges[0].of.as_deref(), ranges[0].part), (Some("mf-index.txt"), Part::Index));
     assert_eq!(Image::open(&path).unwrap().shortfall(), Some(Shortfall::IndexAltered));

@@ -15,8 +15,8 @@ mod sequences;
 mod stall;
 mod storm;
 mod threads;
-mod unwilling;
 mod tracked;
+mod unwilling;
 
 use std::io::{BufRead, Write};
 
