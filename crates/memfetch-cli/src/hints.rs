@@ -2,7 +2,9 @@
 
 use std::io::ErrorKind;
 
-use memfetch::error::{EndpointError, FormatError, OutputError, ReceiveError, Refusal, StopError};
+use memfetch::error::{
+    EndpointError, FormatError, InjectionError, InstantError, OutputError, ReceiveError, Refusal, StopError,
+};
 use memfetch::query::atlas::NameError;
 use memfetch::query::place::PlaceError;
 use memfetch::{Cause, Error};
@@ -95,15 +97,16 @@ fn of_memory(error: &Error, caller: &Caller) -> Option<String> {
             "it waits in the kernel, often for a file system or a device that does not answer; \
              `sudo cat /proc/{pid}/stack` shows where; `memfetch snap --time-limit` gives it longer"
         ),
-        Error::CannotStop { source, .. } => match source {
-            StopError::Traced { by, name } => {
-                format!("end {name} ({by}), or take the snapshot without a stop: `--mode live`")
+        Error::CannotStop { source, .. } => return of_stop(source, caller),
+        Error::NoInstant { source, .. } => match source {
+            InstantError::Stop(source) => return of_stop(source, caller),
+            InstantError::Injection(InjectionError::Seccomp) => {
+                format!("{}; or `--mode freeze`, which stops it for longer", caller.with_privilege())
             }
-            StopError::Refused(_) => {
-                format!("{}; or take the snapshot without a stop: `--mode live`", caller.with_privilege())
+            InstantError::TooFast { .. } => {
+                "a longer `--max-pause`, or a snapshot without a stop: `--mode live`".to_owned()
             }
-            StopError::NoThreads => return None,
-            _ => "take the snapshot without a stop: `--mode live`".to_owned(),
+            _ => "`--mode freeze` stops it for as long as the copy takes; `--mode auto` chooses".to_owned(),
         },
         Error::Format { source, .. } => match source {
             FormatError::NotACore | FormatError::OtherElf(_) | FormatError::NoIndex => {
@@ -118,6 +121,19 @@ fn of_memory(error: &Error, caller: &Caller) -> Option<String> {
         Error::Connect { source, .. } => return of_peer(source),
         Error::Listen { endpoint, source } => return of_listening(endpoint, source),
         _ => return None,
+    })
+}
+
+fn of_stop(error: &StopError, caller: &Caller) -> Option<String> {
+    Some(match error {
+        StopError::Traced { by, name } => {
+            format!("end {name} ({by}), or take the snapshot without a stop: `--mode live`")
+        }
+        StopError::Refused(_) => {
+            format!("{}; or take the snapshot without a stop: `--mode live`", caller.with_privilege())
+        }
+        StopError::NoThreads => return None,
+        _ => "take the snapshot without a stop: `--mode live`".to_owned(),
     })
 }
 

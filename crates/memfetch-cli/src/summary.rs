@@ -61,6 +61,15 @@ impl Snapshot<'_> {
                 duration(Duration::from_nanos(pause_ns)),
                 count(stops.into(), "stop")
             ),
+            Mode::Instant => {
+                let tracked = self.report.outcome.tracked.clone().unwrap_or_default();
+                format!(
+                    "as it was at one instant, held for {} ({}, {} together)",
+                    duration(Duration::from_nanos(pause_ns)),
+                    count(stops.into(), "stop"),
+                    duration(Duration::from_nanos(tracked.stopped_ns)),
+                )
+            }
         });
         let _ = write!(text, "; {} in all.\n  {}", duration(self.report.elapsed), count(threads, "thread"));
         if partial_threads > 0 {
@@ -69,7 +78,17 @@ impl Snapshot<'_> {
         if rewound_calls > 0 {
             let _ = write!(text, " ({} put back)", count(rewound_calls, "interrupted system call"));
         }
-        let _ = write!(text, "; {}.", self.bytes());
+        let _ = write!(text, "; {}", self.bytes());
+        if let Some(tracked) = &self.report.outcome.tracked {
+            let _ = write!(
+                text,
+                ", {} once more in {}, {} of it while it was held",
+                size(tracked.again_bytes + tracked.stop_bytes, Units::Full),
+                count(tracked.rounds.saturating_add(1).into(), "round"),
+                size(tracked.stop_bytes, Units::Full),
+            );
+        }
+        text.push('.');
         text.push('\n');
         text.push_str(&gaps(&self.report.outcome.gaps));
         for remark in &self.report.outcome.remarks {

@@ -23,7 +23,7 @@ pub use find::FindArgs;
 pub use maps::MapsArgs;
 pub use read::{OrderWord, ReadArgs};
 pub use recv::RecvArgs;
-pub use snap::{ContentsWord, Format, ModeWord, SnapArgs};
+pub use snap::{ContentsWord, Format, ModeWord, SharedWord, SnapArgs, TrackerWord};
 pub use strings::{EncodingWord, RadixWord, StringsArgs};
 pub use verify::VerifyArgs;
 

@@ -21,6 +21,8 @@ Examples:
       The process of that name; the core goes to that directory.
   memfetch snap 17 18 19 -o 'core.%e.%p.%t'
       Three cores, named as by core(5).
+  memfetch snap 1234 --max-pause 5ms
+      Consistent if the process need not be held for longer; else live.
   memfetch snap 1234 --mode live
       No stop at all. The pages may be of different instants.
   memfetch snap 1234 --only heap --only stack
@@ -72,6 +74,16 @@ pub struct SnapArgs {
     /// How the process is held still
     #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "Capture")]
     pub mode: ModeWord,
+    /// How long the process may be held at the most, as far as that can be known beforehand: 5ms, 1s. What would take
+    /// longer is an error, or with --mode auto a snapshot without a stop
+    #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration, help_heading = "Capture")]
+    pub max_pause: Option<Duration>,
+    /// How --mode instant takes shared memory, and pages of files, which others may change
+    #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Capture")]
+    pub shared: SharedWord,
+    /// How --mode instant has it told which pages are written
+    #[arg(long, value_name = "TRACKER", default_value = "auto", help_heading = "Capture")]
+    pub tracker: TrackerWord,
     /// What is saved
     #[arg(long, value_name = "WHAT", default_value = "default", help_heading = "Capture")]
     pub contents: ContentsWord,
@@ -131,10 +143,34 @@ pub enum Format {
 pub enum ModeWord {
     /// The most consistent way that works; the summary says which, and why
     Auto,
+    /// Copied while it runs, and what it writes meanwhile once more in a stop of milliseconds
+    Instant,
     /// All threads stopped while the memory is copied
     Freeze,
     /// No stop: pages may be of different instants, and registers are missing
     Live,
+}
+
+/// The words of `--shared`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SharedWord {
+    /// In the stop, as long as that does not make it much longer
+    Auto,
+    /// In the stop, however long that takes
+    Stop,
+    /// While it runs, and once more what the process itself writes to it
+    Tracked,
+}
+
+/// The words of `--tracker`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TrackerWord {
+    /// By userfaultfd, or by soft-dirty bits where that cannot be had
+    Auto,
+    /// By userfaultfd, for which one thread of the process makes one system call (Linux 6.7)
+    WriteProtect,
+    /// By soft-dirty bits, one set for all who ask: nobody else may use them meanwhile (CRIU does)
+    SoftDirty,
 }
 
 /// The words of `--contents`.

@@ -71,9 +71,14 @@ fn take(process: &Process, plan: &Snap) -> Result<Report, Failure> {
     let mut snapshot = Snapshot::of(process)
         .mode(match plan.mode {
             ModeWord::Auto => ModeChoice::Auto,
+            ModeWord::Instant => ModeChoice::Instant,
             ModeWord::Freeze => ModeChoice::Freeze,
             ModeWord::Live => ModeChoice::Live,
         })
+        .max_pause(plan.max_pause)
+        .sharing(plan.sharing)
+        .tracker(plan.tracker)
+        .spool_directory(std::env::temp_dir())
         .contents(plan.contents)
         .touch(plan.touch)
         .selection(plan.selection.clone())

@@ -5,10 +5,12 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
-use memfetch::{Address, Endpoint, Selection, Selector, Touch, image::record::Contents};
+use memfetch::{
+    Address, Endpoint, Selection, Selector, Sharing, Touch, TrackerChoice, image::record::Contents,
+};
 
 use super::{Telling, selection, touch};
-use crate::args::{self, ContentsWord, Format, ModeWord, SnapArgs};
+use crate::args::{self, ContentsWord, Format, ModeWord, SharedWord, SnapArgs, TrackerWord};
 use crate::failure::Failure;
 use crate::hints::is_slip;
 use crate::template::Template;
@@ -30,6 +32,12 @@ pub struct Snap {
     pub overwrite: bool,
     /// How the process is held still.
     pub mode: ModeWord,
+    /// How long the process may be held.
+    pub max_pause: Option<Duration>,
+    /// How shared memory is taken.
+    pub sharing: Sharing,
+    /// By what writes are told.
+    pub tracker: TrackerChoice,
     /// What is saved.
     pub contents: Contents,
     /// Which pages may be read.
@@ -130,10 +138,23 @@ impl Snap {
         let shows_index = args.show_index || to_stdout;
         let output = output(shape, args.output.as_deref(), several, io::stdout().is_terminal())?;
         check_index(shape, args.index.is_some(), shows_index, &output)?;
-        if args.at_fault && args.mode == ModeWord::Live {
+        let other = match args.mode {
+            ModeWord::Live => Some(("`--mode live` holds nothing", "`--mode live`")),
+            ModeWord::Instant => Some(("`--mode instant` lets it run on", "`--mode instant`")),
+            ModeWord::Auto | ModeWord::Freeze => None,
+        };
+        if let Some((what, mode)) = other.filter(|_| args.at_fault) {
             return Err(Failure::usage(
-                "a process that waits with a fault is held, and `--mode live` holds nothing",
-                "leave one of `-s` and `--mode live` out",
+                format!("a process that waits with a fault is held, and {what}"),
+                format!("leave one of `-s` and {mode} out"),
+            ));
+        }
+        if args.max_pause.is_some()
+            && (args.at_fault || matches!(args.mode, ModeWord::Live | ModeWord::Freeze))
+        {
+            return Err(Failure::usage(
+                "`--max-pause` is for `--mode auto` and `--mode instant`",
+                "leave it out, or `-s` and the other modes",
             ));
         }
         if args.at_fault
@@ -168,6 +189,17 @@ impl Snap {
             sources: args.sources,
             overwrite: args.force,
             mode: args.mode,
+            max_pause: args.max_pause,
+            sharing: match args.shared {
+                SharedWord::Auto => Sharing::Auto,
+                SharedWord::Stop => Sharing::Stop,
+                SharedWord::Tracked => Sharing::Tracked,
+            },
+            tracker: match args.tracker {
+                TrackerWord::Auto => TrackerChoice::Auto,
+                TrackerWord::WriteProtect => TrackerChoice::WriteProtect,
+                TrackerWord::SoftDirty => TrackerChoice::SoftDirty,
+            },
             contents: match args.contents {
                 ContentsWord::Default => Contents::Default,
                 ContentsWord::Full => Contents::Full,

@@ -48,6 +48,11 @@ fn kill_at_any_moment(mode: &str, seed: u64) {
         killed += u64::from(was_killed);
         assert_runs(pid);
         assert!(target.is_alive(), "round {round}: the target has died");
+        assert_eq!(
+            tracked_mappings(pid),
+            0,
+            "round {round}, killed after {moment:?}: mappings stay registered"
+        );
         assert!(!target.ask("returns").is_empty());
         // What has its name is whole, and there is nothing else.
         match names(folder.path()).as_slice() {
@@ -68,6 +73,13 @@ fn kill_at_any_moment(mode: &str, seed: u64) {
     assert_whole(&path);
 }
 
+/// How many mappings are registered with a userfaultfd (`uw` among the VmFlags of proc(5)).
+fn tracked_mappings(pid: i32) -> usize {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let flags = maps.lines().filter(|line| line.starts_with("VmFlags:"));
+    flags.filter(|line| line.split(' ').any(|flag| flag == "uw")).count()
+}
+
 fn duration_of_a_run(pid: i32, mode: &str, path: &Path) -> Duration {
     let runs = (0..3).map(|_| {
         let begun = Instant::now();
@@ -86,6 +98,11 @@ fn seed() -> u64 {
 #[test]
 fn killed_while_it_holds_the_target() {
     kill_at_any_moment("freeze", seed());
+}
+
+#[test]
+fn killed_while_it_tracks_the_target() {
+    kill_at_any_moment("instant", seed());
 }
 
 #[test]

@@ -59,7 +59,12 @@ fn its_own_process() {
     let Some(user) = User::new("an ordinary user's own process") else { return };
     let mut target = user.target(&["threads", "6", "8"]);
     let pid = target.pid().to_string();
-    for (mode, words) in [("freeze", "frozen for"), ("live", "live: never stopped"), ("auto", "frozen for")] {
+    for (mode, words) in [
+        ("freeze", "frozen for"),
+        ("live", "live: never stopped"),
+        ("instant", "at one instant"),
+        ("auto", "at one instant"),
+    ] {
         let told = user
             .memfetch(&["snap", &pid, "--mode", mode, "-o", "x.core", "--force"])
             .says(0, &[words, "7 threads"]);
@@ -87,7 +92,7 @@ fn a_process_of_root() {
     let sudo = |command: &str| {
         format!("Hint: it belongs to root; run `sudo {}/memfetch {command}`", user.folder.path().display())
     };
-    for mode in ["freeze", "live", "auto"] {
+    for mode in ["freeze", "live", "instant", "auto"] {
         let command = format!("snap {pid} --mode {mode}");
         let told = user.memfetch(&["snap", &pid, "--mode", mode]).says(
             2,
@@ -117,7 +122,7 @@ fn its_own_process_that_is_not_dumpable() {
     let Some(user) = User::new("a process that is not dumpable") else { return };
     let target = user.target(&["undumpable"]);
     let pid = target.pid().to_string();
-    for mode in ["freeze", "live", "auto"] {
+    for mode in ["freeze", "live", "instant", "auto"] {
         user.memfetch(&["snap", &pid, "--mode", mode]).says(
             2,
             &["Error: no permission to ", "Hint: it is not dumpable", "PR_SET_DUMPABLE", "run `sudo "],
