@@ -17,7 +17,7 @@ const MACHINE: &[u8] = include_bytes!("machine.sh");
 const TOOLS: &[&str] = &["setpriv", "unshare", "true"];
 
 /// Programs that tests start, and that cargo does not build with them.
-const HELPERS: &[&str] = &["memfetch-target", "memfetch-freezer"];
+const HELPERS: &[&str] = &["memfetch-target", "memfetch-freezer", "memfetch-injector"];
 
 /// Whose tests they are, on the machine.
 const ROOT: &str = "root";
@@ -57,6 +57,8 @@ const MAIN: &[Tests] = &[
         ..tests("memfetch", "stop_signals", ORDINARY)
     },
     tests("memfetch", "stop_fault", ROOT),
+    Tests { arguments: SLOW_IMAGES, ..tests("memfetch", "consistent", ROOT) },
+    Tests { arguments: "--skip large", ..tests("memfetch", "instant", ROOT) },
     Tests { arguments: "meanwhile", ..tests("memfetch", "snapshot", ROOT) },
     Tests { arguments: "live::track", ..tests("memfetch", "memfetch", ORDINARY) },
     Tests { arguments: "--skip yama", ..tests("memfetch-cli", "gates", ROOT) },
@@ -67,6 +69,9 @@ const MAIN: &[Tests] = &[
 /// The suite of holes at each offset, and the larger memories, which take minutes on an emulated processor.
 const SLOW: &str =
     "--skip contract:: --skip harm::swapped --skip harm::memory_shared --skip a_target_that_maps_and_unmaps";
+
+/// Without a stop nothing has to be shown, since a kernel makes no difference to that; and huge pages take long.
+const SLOW_IMAGES: &str = "--skip live_ --skip huge --skip the_meter";
 
 /// The one needs a time that it has here by luck only, the others run by themselves or take long.
 const SLOW_STOPS: &str =
