@@ -43,11 +43,24 @@ fn rounds() -> usize {
 }
 
 /// Takes a snapshot, and has it judged once the file is opened.
-fn judged<T>(target: &Target, (mode, tracker): Way, judge: impl FnOnce(&Image) -> T) -> T {
+fn judged<T>(target: &Target, way: Way, judge: impl FnOnce(&Image) -> T) -> T {
+    judged_with(target, way, None, judge)
+}
+
+fn judged_with<T>(
+    target: &Target,
+    (mode, tracker): Way,
+    memory: Option<u64>,
+    judge: impl FnOnce(&Image) -> T,
+) -> T {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("core");
     let process = Process::open(target.pid()).unwrap();
-    let report = Snapshot::of(&process).mode(mode).tracker(tracker).write_core(&path).unwrap();
+    let mut snapshot = Snapshot::of(&process).mode(mode).tracker(tracker);
+    if let Some(bytes) = memory {
+        snapshot = snapshot.spool_memory(bytes);
+    }
+    let report = snapshot.write_core(&path).unwrap();
     assert!(mode == ModeChoice::Live || report.outcome.gaps.is_empty(), "{:?}", report.outcome.gaps);
     judge(&Image::open(&path).unwrap())
 }
@@ -153,6 +166,23 @@ fn each_kind_of_memory_alone_has_its_epoch() {
             assert!(judgement.is_ok(), "{piece}, {mode:?}: {judgement:?}");
         }
         assert_eq!(target.ask(&format!("off {piece}")), "switched");
+    }
+}
+
+#[test]
+fn with_little_memory_images_are_whole_as_well() {
+    // What is copied again goes to the image, and so does what is left to the stop.
+    if !consistent().contains(&WRITE_PROTECT) {
+        return;
+    }
+    for role in ["counters", "bank", "linked", "mixed-writers"] {
+        let target = Target::spawn(role, &[]);
+        let invariant = invariants::of(role, &target);
+        for round in 0..rounds() {
+            let judgement =
+                judged_with(&target, WRITE_PROTECT, Some(1 << 20), |image| invariant.check(image));
+            assert!(judgement.is_ok(), "{role}, round {round}: {judgement:?}");
+        }
     }
 }
 

@@ -150,6 +150,34 @@ fn what_is_written_meanwhile_is_copied_again() {
 }
 
 #[test]
+fn with_little_memory_what_is_copied_again_goes_to_the_file() {
+    let target = Target::spawn("stall", &["64", "small", "random", "0"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("core");
+    let process = Process::open(target.pid()).unwrap();
+    for form in ["core", "raw", "stream"] {
+        let snapshot = Snapshot::of(&process)
+            .mode(ModeChoice::Instant)
+            .spool_memory(8 << 20)
+            .spool_directory(folder.path())
+            .replace(true);
+        let report = match form {
+            "core" => snapshot.write_core(&path),
+            "raw" => snapshot.write_raw(folder.path().join("raw")),
+            _ => snapshot.write_core_to(&mut std::fs::File::create(&path).unwrap()),
+        };
+        let report = report.unwrap();
+        let tracked = tracked(&report);
+        assert!(tracked.again_bytes > 8 << 20, "{form}: {tracked:?}");
+        assert!(report.outcome.gaps.is_empty());
+        if form != "raw" {
+            assert_whole(&path);
+        }
+    }
+    assert_eq!(Traces::of(&target).registered, 0);
+}
+
+#[test]
 fn huge_pages_are_put_together_again() {
     let target = Target::spawn("stall", &["128", "huge", "random", "20000"]);
     let before = rollup(target.pid(), "AnonHugePages");

@@ -133,6 +133,7 @@ pub struct Snapshot<'a> {
     tracker: TrackerChoice,
     max_pause: Option<Duration>,
     spool_directory: PathBuf,
+    spool_memory: Option<u64>,
     progress: Box<dyn FnMut(Progress) + 'a>,
 }
 
@@ -156,6 +157,7 @@ impl<'a> Snapshot<'a> {
             tracker: TrackerChoice::Auto,
             max_pause: None,
             spool_directory: PathBuf::from("/var/tmp"),
+            spool_memory: None,
             progress: Box::new(|_| {}),
         }
     }
@@ -259,6 +261,14 @@ impl<'a> Snapshot<'a> {
     #[must_use]
     pub fn spool_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.spool_directory = path.into();
+        self
+    }
+
+    /// How much memory mode instant takes at the most, unless the last stop needs more: by default a quarter of what is
+    /// available, and no more than 4 GiB.
+    #[must_use]
+    pub fn spool_memory(mut self, bytes: u64) -> Self {
+        self.spool_memory = Some(bytes);
         self
     }
 

@@ -23,7 +23,9 @@ use crate::sink::OutputFile;
 pub(crate) struct Backing {
     pub output: Arc<OutputFile>,
     pub arrangement: Arrangement,
-    /// The pages that were put there.
+    /// Whether anything was put there.
+    pub has_begun: bool,
+    /// The pages that were.
     pub written: PageRuns,
     /// The digests of blocks that are as they were put there at first.
     pub digests: HashMap<u64, [u8; 32]>,
@@ -43,7 +45,14 @@ pub(crate) struct ImageRoom {
 impl Backing {
     fn new(output: OutputFile, arrangement: Arrangement, image: Option<ImageRoom>) -> Self {
         let output = Arc::new(output);
-        Self { output, arrangement, written: PageRuns::new(), digests: HashMap::new(), image }
+        Self {
+            output,
+            arrangement,
+            has_begun: false,
+            written: PageRuns::new(),
+            digests: HashMap::new(),
+            image,
+        }
     }
 
     /// The output itself: the image is laid out in it, with room for what may come.
@@ -85,11 +94,6 @@ impl Backing {
     pub fn spool(&self) -> Result<Spool, Error> {
         let file = self.output.reader().map_err(at_path(self.output.path()))?;
         Ok(Spool::with_base(Box::new(FileBase(file)), Pins::of(&self.arrangement).into_places()))
-    }
-
-    /// Whether nothing is in it yet.
-    pub fn is_empty(&self) -> bool {
-        self.digests.is_empty()
     }
 }
 

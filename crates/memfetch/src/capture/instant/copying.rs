@@ -65,7 +65,7 @@ impl<'a, 's> Copying<'a, 's> {
         course: Course,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Self {
-        let (spool, memory) = (Spool::default(), memory_limit());
+        let (spool, memory) = (Spool::default(), snapshot.spool_memory.unwrap_or_else(memory_limit));
         Self { process, snapshot, form, tracker, course, spool, base: None, memory, deferred: 0, progress }
     }
 
@@ -173,7 +173,7 @@ impl<'a, 's> Copying<'a, 's> {
         let mut gaps = Gaps::new();
         let to_file = match &self.base {
             // What is copied again goes to the file if it is much: what is copied last needs the memory.
-            Some(base) if base.is_empty() || bytes_of(runs) > if held { room } else { room / 2 } => {
+            Some(base) if !base.has_begun || bytes_of(runs) > if held { room } else { room / 2 } => {
                 let places: Vec<Span> = self.spool.places().iter().map(|place| place.span).collect();
                 let mut to_file = PageRuns::new();
                 for run in runs {
@@ -198,10 +198,11 @@ impl<'a, 's> Copying<'a, 's> {
         };
         let copied = self.spool.copy(&to_memory, &order)?;
         gaps.extend(copied.gaps.iter().copied());
+        self.spool.note_gaps(&gaps);
+        // It takes its time, and is done later where the process waits for it.
         if !held {
             self.spool.settle();
         }
-        self.spool.note_gaps(&gaps);
         let missing: Vec<Span> = gaps.iter().map(|gap| gap.span).collect();
         Ok(without(runs, &Span::union(missing)))
     }
@@ -223,7 +224,7 @@ impl<'a, 's> Copying<'a, 's> {
             time_limit: self.snapshot.time_limit,
             held,
         };
-        let is_first = base.is_empty();
+        let is_first = !std::mem::replace(&mut base.has_begun, true);
         let blocks = || Blocks::new(&base.arrangement, runs);
         let blocks = blocks().filter(|block| !block.is_swapped()).chain(blocks().filter(Block::is_swapped));
         let mut written = Vec::new();
@@ -293,11 +294,6 @@ impl<'a, 's> Copying<'a, 's> {
         let cost = self.tracker.leave();
         self.course.longest_lock = cost.longest_lock;
         self.course.split_bytes = cost.split_bytes;
-        self.process.check().or_else(|error| match error {
-            // It ended after its memory was copied.
-            Error::Ended { .. } => Ok(()),
-            error => Err(error),
-        })?;
         gathered.take_spool(self.spool, self.course, self.base.take());
         Ok(gathered)
     }

@@ -64,6 +64,8 @@ pub(in crate::capture) struct Spool {
     places: Vec<Stretch>,
     base: Option<Box<dyn Base>>,
     gaps: Vec<(Span, Cause)>,
+    /// What of the fresh could not be read.
+    fresh_gaps: Vec<(Span, Cause)>,
 }
 
 /// Memory to copy, and how.
@@ -184,14 +186,16 @@ impl Spool {
     /// its time.
     pub fn settle(&mut self) {
         let mut fresh = std::mem::take(&mut self.fresh);
-        if fresh.is_empty() {
-            return;
+        if !fresh.is_empty() {
+            fresh.sort_unstable_by_key(|piece| piece.span);
+            let spans = Span::union(fresh.iter().map(|piece| piece.span));
+            self.forget(&spans);
+            self.pieces.extend(fresh);
+            self.pieces.sort_unstable_by_key(|piece| piece.span);
         }
-        fresh.sort_unstable_by_key(|piece| piece.span);
-        let spans = Span::union(fresh.iter().map(|piece| piece.span));
-        self.forget(&spans);
-        self.pieces.extend(fresh);
-        self.pieces.sort_unstable_by_key(|piece| piece.span);
+        // What was a gap before is none where it could be read since; what could not be read now is one.
+        self.gaps.append(&mut self.fresh_gaps);
+        self.gaps.sort_unstable_by_key(|(span, _)| *span);
     }
 
     /// Takes away what is in memory of these spans: the file has it newer.
@@ -208,10 +212,9 @@ impl Spool {
             .collect();
     }
 
-    /// Takes note of what could not be read.
+    /// Takes note of what could not be read of what was copied last.
     pub fn note_gaps(&mut self, gaps: &Gaps) {
-        self.gaps.extend(gaps.iter().map(|gap| (gap.span, gap.cause)));
-        self.gaps.sort_unstable_by_key(|(span, _)| *span);
+        self.fresh_gaps.extend(gaps.iter().map(|gap| (gap.span, gap.cause)));
     }
 
     /// The buffers that were made ready and not used are given back.
@@ -347,5 +350,104 @@ impl PageSource for Spool {
 
     fn touch(&self, region: &Region, at: Address, buf: &mut [u8]) -> Result<usize, ReadError> {
         self.fetch(region, PageState::Resident, at, buf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::PageState::{Absent, Resident};
+    use crate::region::{Backing, Permissions};
+
+    const PAGE: u64 = 4096;
+
+    /// A file in which each byte tells its page.
+    struct Numbered;
+
+    impl Base for Numbered {
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<usize> {
+            for (byte, at) in buf.iter_mut().zip(offset..) {
+                *byte = (at / PAGE) as u8;
+            }
+            Ok(buf.len())
+        }
+    }
+
+    fn pages(first: u64, count: u64) -> Span {
+        Span::from_len(Address::new(0x10_0000 + first * PAGE), count * PAGE).unwrap()
+    }
+
+    fn region() -> Region {
+        let backing = Backing::Anonymous { label: None };
+        Region { span: pages(0, 64), permissions: Permissions::default(), backing }
+    }
+
+    /// Has pages copied into memory, all of them with this byte.
+    fn overlay(spool: &mut Spool, span: Span, byte: u8) {
+        let mut buffer = Buffer::new(span.len() as usize).unwrap();
+        buffer.fill(byte);
+        let number = spool.buffers.len();
+        spool.buffers.push(buffer);
+        spool.fresh.push(Piece { span, buffer: number, at: 0 });
+    }
+
+    /// The byte of each page, or the cause for which it has none.
+    fn told(spool: &Spool, count: u64) -> Vec<Result<u8, Cause>> {
+        (0..count)
+            .map(|number| {
+                let mut byte = [0];
+                match spool.fetch(&region(), Resident, pages(number, 1).start(), &mut byte) {
+                    Ok(_) => Ok(byte[0]),
+                    Err(ReadError::Fault(fault)) => Err(fault.cause),
+                    Err(error) => panic!("{error}"),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_was_copied_last_counts_and_so_does_what_could_not_be() {
+        let places = vec![Stretch { span: pages(0, 8), offset: 0 }];
+        let mut spool = Spool::with_base(Box::new(Numbered), places);
+        overlay(&mut spool, pages(2, 3), 100);
+        let mut gaps = Gaps::new();
+        gaps.push(pages(3, 1), Cause::Vanished);
+        gaps.push(pages(6, 1), Cause::Vanished);
+        spool.note_gaps(&gaps);
+        spool.settle();
+        let lost = Err(Cause::Vanished);
+        assert_eq!(told(&spool, 9), [Ok(0), Ok(1), Ok(100), lost, Ok(100), Ok(5), lost, Ok(7), lost]);
+        // As in the stop: told of before it takes its place.
+        overlay(&mut spool, pages(3, 1), 101);
+        overlay(&mut spool, pages(6, 2), 102);
+        let mut gaps = Gaps::new();
+        gaps.push(pages(7, 1), Cause::TimedOut);
+        spool.note_gaps(&gaps);
+        spool.close();
+        let late = Err(Cause::TimedOut);
+        assert_eq!(told(&spool, 9), [Ok(0), Ok(1), Ok(100), Ok(101), Ok(100), Ok(5), Ok(102), late, lost]);
+        // What the file has newer.
+        spool.forget(&[pages(2, 2)]);
+        assert_eq!(told(&spool, 4), [Ok(0), Ok(1), Ok(2), Ok(3)]);
+        assert_eq!(spool.in_memory(), [pages(4, 1), pages(6, 2)]);
+        let mut zeros = [1; 10];
+        assert_eq!(spool.fetch(&region(), Absent, pages(0, 1).start(), &mut zeros).unwrap(), 10);
+        assert_eq!(zeros, [0; 10]);
+    }
+
+    #[test]
+    fn a_read_ends_where_what_it_reads_does() {
+        let places = vec![Stretch { span: pages(0, 8), offset: 0 }];
+        let mut spool = Spool::with_base(Box::new(Numbered), places);
+        overlay(&mut spool, pages(2, 2), 100);
+        spool.close();
+        let mut bytes = vec![0; 16 * PAGE as usize];
+        let mut lengths = Vec::new();
+        let mut at = pages(0, 1).start();
+        while let Ok(read) = spool.fetch(&region(), Resident, at, &mut bytes) {
+            lengths.push(read as u64 / PAGE);
+            at = at.saturating_add(read as u64);
+        }
+        assert_eq!(lengths, [2, 2, 4]);
     }
 }

@@ -28,6 +28,8 @@ use crate::region::{Backing, Region, RegionMap};
 
 /// One scan, and one end of tracking, goes over so much at once: what holds the mmap_lock for 0.2 ms or so.
 const PIECE: u64 = 64 << 20;
+/// So many pieces are armed within one time limit: 16 GiB.
+const AT_A_TIME: usize = 256;
 /// So many spans are armed one by one rather than all that lies between them.
 const MANY: usize = 256;
 /// What a huge page covers.
@@ -81,6 +83,15 @@ impl WriteProtect {
     /// A page that is written while this goes on is told of the next time.
     fn rearm_all(&self, pages: &PageRuns) -> Result<Vec<Span>, Error> {
         let cells = cells(pages, &self.state().watched);
+        let mut written = Vec::new();
+        // So much at a time that the time limit is that of a process that is stuck.
+        for cells in cells.chunks(AT_A_TIME) {
+            written.extend(self.rearm_some(cells.to_vec())?);
+        }
+        Ok(Span::union(written))
+    }
+
+    fn rearm_some(&self, cells: Vec<Span>) -> Result<Vec<Span>, Error> {
         let (written, longest) = self.process.run("arm the tracking of its writes", move |target| {
             let mut written = Vec::new();
             let mut longest = Duration::ZERO;
@@ -101,7 +112,7 @@ impl WriteProtect {
                 }
                 std::thread::yield_now();
             }
-            (Span::union(written), longest)
+            (written, longest)
         })?;
         let mut state = self.state();
         state.longest_lock = state.longest_lock.max(longest);
@@ -204,8 +215,12 @@ impl Tracker for WriteProtect {
         let huge = std::mem::take(&mut state.huge);
         let longest_lock = state.longest_lock;
         drop(state);
-        let split_bytes = self.process.run("put its huge pages together", move |target| mend(target, &huge));
-        Cost { longest_lock, split_bytes: split_bytes.unwrap_or_default() }
+        let mut split_bytes = 0;
+        for piece in huge.iter().flat_map(|span| span.pieces(PIECE)) {
+            let mended = self.process.run("put its huge pages together", move |target| mend(target, piece));
+            split_bytes += mended.unwrap_or(piece.len());
+        }
+        Cost { longest_lock, split_bytes }
     }
 }
 
@@ -340,21 +355,15 @@ fn huge_in(target: &Target, cell: Span) -> std::io::Result<Vec<Span>> {
 }
 
 /// Puts huge pages together that are none any more, and returns how many bytes of them stay small.
-fn mend(target: &Target, huge: &[Span]) -> u64 {
-    let mut split = 0;
-    for span in huge {
-        for cell in span.pieces(PIECE) {
-            let now = Span::union(huge_in(target, cell).unwrap_or_default());
-            for page in cell.pieces(HUGE).filter(|page| page.len() == HUGE) {
-                if now.iter().any(|span| span.covers(page)) {
-                    continue;
-                }
-                let range = [(page.start().get(), page.len())];
-                if process::collapse(target.identity.pidfd(), &range).is_err() {
-                    split += HUGE;
-                }
-            }
-        }
-    }
-    split
+fn mend(target: &Target, cell: Span) -> u64 {
+    let now = Span::union(huge_in(target, cell).unwrap_or_default());
+    let split = |page: &Span| page.len() == HUGE && !now.iter().any(|span| span.covers(*page));
+    cell.pieces(HUGE)
+        .filter(split)
+        .filter(|page| {
+            let range = [(page.start().get(), page.len())];
+            process::collapse(target.identity.pidfd(), &range).is_err()
+        })
+        .map(Span::len)
+        .sum()
 }
