@@ -178,6 +178,40 @@ fn with_little_memory_what_is_copied_again_goes_to_the_file() {
 }
 
 #[test]
+fn what_is_given_back_meanwhile_is_zero_again() {
+    let mut target = Target::spawn("private", &["64"]);
+    let (start, bytes) = (target.number("start"), target.number("bytes"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("core");
+    let process = Process::open(target.pid()).unwrap();
+    let mut is_given_back = false;
+    // Told of while it is copied for the first time: all of that goes to the file.
+    let report = Snapshot::of(&process)
+        .mode(ModeChoice::Instant)
+        .spool_memory(8 << 20)
+        .progress(|progress| {
+            if !is_given_back && progress.done_bytes > progress.total_bytes / 2 {
+                is_given_back = true;
+                assert_eq!(target.ask("discard"), "0");
+            }
+        })
+        .write_core(&path)
+        .unwrap();
+    assert!(is_given_back);
+    assert!(report.outcome.gaps.is_empty());
+    assert_whole(&path);
+    let image = Image::open(&path).unwrap();
+    let mut at = start;
+    let mut page = vec![1; PAGE as usize];
+    while at < start + bytes {
+        assert_eq!(image.read_at(Address::new(at), &mut page).unwrap(), page.len());
+        assert!(page.iter().all(|byte| *byte == 0), "{at:#x} holds what was given back");
+        at += PAGE;
+    }
+    assert!(report.stored_bytes < 16 << 20, "{report:?}");
+}
+
+#[test]
 fn huge_pages_are_put_together_again() {
     let target = Target::spawn("stall", &["128", "huge", "random", "20000"]);
     let before = rollup(target.pid(), "AnonHugePages");

@@ -82,9 +82,8 @@ impl Target {
         const LEAST: u64 = 2 << 20;
         const LEAST_BETWEEN: u64 = 128 << 10;
         let mut parts = Vec::new();
-        let is_alike = regions
-            .within(span)
-            .all(|region| region.is_zero_until_touched() && matches!(self.sort_of(region), Sort::Anonymous));
+        let is_alike =
+            regions.within(span).all(|region| region.is_zero_until_touched() && region.file().is_none());
         if span.len() < LEAST || !is_alike || known.within(span).next().is_none() {
             return parts;
         }

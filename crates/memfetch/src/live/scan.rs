@@ -73,7 +73,7 @@ pub fn populated_and_clean(
 /// The parts of `span` in which pages were written since they were protected, or are not there: all pages of the rest are,
 /// as they were. `None` where that cannot be told, because something in it is not tracked.
 ///
-/// Asked for nothing else the kernel goes by the page table alone, at a tenth of the time: it looks at no page itself.
+/// Asked for nothing of the pages themselves the kernel goes by the page table alone, at a fraction of the time.
 pub fn written_or_vacant(target: &Target, span: Span, found: &mut [PageRange]) -> Option<Vec<Span>> {
     // Mappings that are tracked are passed over as a whole.
     let untracked = Scan {
@@ -89,31 +89,31 @@ pub fn written_or_vacant(target: &Target, span: Span, found: &mut [PageRange]) -
     if pagemap::scan(target.pagemap(), &untracked, found).map_or(1, |(count, _)| count) > 0 {
         return None;
     }
-    let mut written = Vec::new();
+    let written = Scan { all_of: category::WRITTEN, report: category::WRITTEN, ..Scan::default() };
+    // Where there is no page table at all, nothing counts as written.
+    let entries = category::PRESENT | category::SWAPPED;
+    let vacant = Scan { inverted: entries, all_of: entries, report: entries, ..Scan::default() };
+    let mut spans = Vec::new();
     for piece in span.pieces(QUICK_PIECE) {
-        let mut rest = piece;
-        while !rest.is_empty() {
-            let what = Scan {
-                start: rest.start().get(),
-                end: rest.end().get(),
-                all_of: category::WRITTEN,
-                report: category::WRITTEN,
-                ..Scan::default()
-            };
-            let (count, _) = pagemap::scan(target.pagemap(), &what, found).ok()?;
-            for range in found.iter().take(count) {
-                let range = Span::new(Address::new(range.start), Address::new(range.end));
-                if let Some(range) = range.and_then(|range| range.intersection(rest)) {
-                    written.push(range);
-                    rest = rest.split_at(range.end()).1;
+        for what in [written, vacant] {
+            let mut rest = piece;
+            while !rest.is_empty() {
+                let what = Scan { start: rest.start().get(), end: rest.end().get(), ..what };
+                let (count, _) = pagemap::scan(target.pagemap(), &what, found).ok()?;
+                for range in found.iter().take(count) {
+                    let range = Span::new(Address::new(range.start), Address::new(range.end));
+                    if let Some(range) = range.and_then(|range| range.intersection(rest)) {
+                        spans.push(range);
+                        rest = rest.split_at(range.end()).1;
+                    }
                 }
-            }
-            if count < found.len() {
-                break;
+                if count < found.len() {
+                    break;
+                }
             }
         }
     }
-    Some(Span::union(written))
+    Some(Span::union(spans))
 }
 
 /// How pages are looked at.

@@ -10,7 +10,7 @@ use super::super::arrangement::{Arrangement, Pins, Stretch};
 use super::super::blocks::{Block, Blocks};
 use super::super::copy::extents;
 use super::super::crew::at_path;
-use super::super::gather::Gathered;
+use super::super::gather::{Gathered, now_ns};
 use super::super::prepare::{Form, Placing};
 use super::super::{Snapshot, write};
 use super::spool::{Base, Spool};
@@ -23,6 +23,8 @@ use crate::sink::OutputFile;
 pub(crate) struct Backing {
     pub output: Arc<OutputFile>,
     pub arrangement: Arrangement,
+    /// Whether it is nobody's if this is dropped. Workers that are stuck share it to the end of this process.
+    pub is_abandoned: bool,
     /// Whether anything was put there.
     pub has_begun: bool,
     /// The pages that were.
@@ -48,6 +50,7 @@ impl Backing {
         Self {
             output,
             arrangement,
+            is_abandoned: true,
             has_begun: false,
             written: PageRuns::new(),
             digests: HashMap::new(),
@@ -77,7 +80,7 @@ impl Backing {
 
     /// A file without a name in this folder.
     pub fn in_file(folder: &Path, wanted: &PageRuns) -> Result<Self, Error> {
-        let path = folder.join(".memfetch-spool");
+        let path = folder.join(format!(".memfetch-spool.{}.{:x}", std::process::id(), now_ns()));
         let failed = at_path(&path);
         let output = OutputFile::create(&path, true).map_err(&failed)?;
         let mut arrangement = Arrangement::default();
@@ -94,6 +97,14 @@ impl Backing {
     pub fn spool(&self) -> Result<Spool, Error> {
         let file = self.output.reader().map_err(at_path(self.output.path()))?;
         Ok(Spool::with_base(Box::new(FileBase(file)), Pins::of(&self.arrangement).into_places()))
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if self.is_abandoned {
+            self.output.abandon();
+        }
     }
 }
 

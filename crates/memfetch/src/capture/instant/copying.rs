@@ -21,7 +21,7 @@ use crate::live::stop::{FreezeOptions, Frozen, freeze};
 use crate::live::track::Tracker;
 use crate::live::{Process, ProcessFacts};
 use crate::memory::{Gaps, Memory, PageRun, PageRuns, PageState};
-use crate::region::RegionMap;
+use crate::region::{FileBacking, FileKind, Region, RegionMap};
 use crate::sink::OutputFile;
 
 /// What is left by a round is copied in the stop once it is so little: about a millisecond's worth.
@@ -133,21 +133,23 @@ impl<'a, 's> Copying<'a, 's> {
     ) -> Result<(PageRuns, u64), Error> {
         let mut before = u64::MAX;
         loop {
-            let (map, pages, _) = self.tracker.look(copied.clone(), false)?;
-            (gathered.map, gathered.pages) = (Arc::new(map), pages);
-            self.tracker.watch(&gathered.map);
             let refuse =
                 |error| Error::NoInstant { pid: self.process.pid(), source: InstantError::Stop(error) };
             let held = match self.tracker.needs_stop() {
                 true => Some(freeze(self.process.pid(), &briefly(self.process)).map_err(refuse)?),
                 false => None,
             };
+            let (map, pages, _) = self.tracker.look(copied.clone(), held.is_some())?;
+            copied = of_the_same_files(&copied, &gathered.map, &map);
+            (gathered.map, gathered.pages) = (Arc::new(map), pages);
+            // What is watched from now on has been written at any time before.
+            copied = without(&copied, &self.tracker.watch(&gathered.map));
             let written = self.tracker.written_and_rearm(&gathered.map, &gathered.pages);
             self.course.stops.extend(held.map(Frozen::resume));
             let written = written?;
             copied = without(&copied, &written);
             let wanted = self.without_deferred(&gathered.map, &self.wanted(gathered));
-            let stale = missing(&wanted, &copied);
+            let stale = missing(&wanted, &copied, &gathered.map);
             let bytes = bytes_of(&stale);
             if bytes > 0 {
                 let again = self.copy(gathered, &coarse(&stale, &wanted, NEAR), false)?;
@@ -169,7 +171,7 @@ impl<'a, 's> Copying<'a, 's> {
 
     /// Copies runs to where there is room for them, and returns what of them is copied.
     fn copy(&mut self, gathered: &Gathered, runs: &PageRuns, held: bool) -> Result<PageRuns, Error> {
-        let room = self.memory.saturating_sub(self.spool.memory());
+        let room = self.memory.saturating_sub(self.spool.memory(held));
         let mut gaps = Gaps::new();
         let to_file = match &self.base {
             // What is copied again goes to the file if it is much: what is copied last needs the memory.
@@ -284,8 +286,9 @@ impl<'a, 's> Copying<'a, 's> {
         let mut gathered = gather_by(self.process, Some(frozen), facts, before.started_ns, Vec::new(), look)?;
         gathered.elf_headers = before.elf_headers;
         let wanted = self.wanted(&gathered);
-        let good = self.still_good(&gathered.map, copied, &clean);
-        let stale = coarse(&missing(&wanted, &good), &wanted, NEARER);
+        let copied = of_the_same_files(copied, &before.map, &gathered.map);
+        let good = self.still_good(&gathered.map, &copied, &clean);
+        let stale = coarse(&missing(&wanted, &good, &gathered.map), &wanted, NEARER);
         self.course.stop_bytes = bytes_of(&stale);
         let done = self.copy(&gathered, &stale, true);
         gathered.hold.let_go();
@@ -317,10 +320,33 @@ impl<'a, 's> Copying<'a, 's> {
     }
 }
 
-/// Whether a page can change with no store by the process: shared memory, and what is a file's.
+/// Whether a page can change with no store by the process: shared memory, memory objects, and what is a file's.
 fn is_others_too(map: &RegionMap, run: &PageRun) -> bool {
-    run.state == PageState::FileResident
-        || map.at(run.span.start()).is_some_and(|region| region.permissions.shared)
+    let of_others = |region: &Region| {
+        let is_object = |file: &FileBacking| !matches!(file.kind, FileKind::Regular | FileKind::HugePages);
+        region.permissions.shared || region.file().is_some_and(is_object)
+    };
+    run.state == PageState::FileResident || map.at(run.span.start()).is_some_and(of_others)
+}
+
+/// The runs without those that are a file's or an object's, and lie where another one is mapped now: no entry of the page
+/// table tells that.
+fn of_the_same_files(runs: &PageRuns, before: &RegionMap, now: &RegionMap) -> PageRuns {
+    let place = |region: &Region| {
+        let file = region.file()?;
+        Some((file.device, file.inode, file.offset.wrapping_sub(region.span.start().get())))
+    };
+    let mut same = PageRuns::new();
+    for region in now {
+        for run in runs.within(region.span) {
+            let is_behind = matches!(run.state, PageState::FileClean | PageState::Backed);
+            let is_same = before.within(run.span).all(|before| place(before) == place(region));
+            if !is_behind || is_same && before.at(run.span.start()).is_some() {
+                same.push(run.span, run.state);
+            }
+        }
+    }
+    same
 }
 
 fn time_for(bytes: u64) -> Duration {

@@ -36,8 +36,8 @@ pub(in crate::capture) fn to_file(
     let output = Arc::clone(&backing.output);
     let filled = fill(gathered, form, prepared, snapshot);
     // The output is nobody else's from here on.
-    if let Some(spooled) = &mut gathered.spooled {
-        spooled.backing = None;
+    if let Some(mut backing) = gathered.spooled.as_mut().and_then(|spooled| spooled.backing.take()) {
+        backing.is_abandoned = false;
     }
     Some(finish(gathered, output, filled, index.take()))
 }

@@ -2,6 +2,7 @@
 
 use crate::address::Span;
 use crate::memory::{PageRun, PageRuns, PageState};
+use crate::region::RegionMap;
 
 /// The parts of `span` that lie in `spans`, which are ascending and disjoint.
 pub(super) fn inside(span: Span, spans: &[Span]) -> impl Iterator<Item = Span> + '_ {
@@ -59,14 +60,19 @@ pub(super) fn merged(older: &PageRuns, newer: &PageRuns) -> PageRuns {
     merged
 }
 
-/// What of `wanted` is not in `had`, or was in another state there.
-pub(super) fn missing(wanted: &PageRuns, had: &PageRuns) -> PageRuns {
+/// What of `wanted` is not in `had`, or was in another state there. What is anonymous by `map` may have gone to swap and
+/// come back meanwhile: it is what it was.
+pub(super) fn missing(wanted: &PageRuns, had: &PageRuns, map: &RegionMap) -> PageRuns {
     let mut missing = PageRuns::new();
     for run in wanted {
         let same: Vec<Span> = had
             .within(run.span)
-            .filter(|had| is_same_page(had.state, run.state))
-            .map(|had| had.span)
+            .filter(|had| had.state == run.state || is_own(had.state) && is_own(run.state))
+            .flat_map(|had| match had.state == run.state {
+                true => vec![had.span],
+                // In other mappings what looks like swap may be the mark of a page that has gone.
+                false => anonymous(map, had.span).collect(),
+            })
             .collect();
         missing.extend(outside(run.span, &same).map(|span| PageRun { span, state: run.state }));
     }
@@ -95,11 +101,15 @@ pub(super) fn coarse(stale: &PageRuns, wanted: &PageRuns, gap: u64) -> PageRuns 
     coarse
 }
 
-/// Whether a page that nobody wrote to, and that was in the one state, holds the same bytes in the other: on its way to
-/// swap and back it stays what it is.
-fn is_same_page(one: PageState, other: PageState) -> bool {
-    let is_own = |state| matches!(state, PageState::Resident | PageState::Swapped);
-    one == other || is_own(one) && is_own(other)
+/// Whether it holds what no file has.
+const fn is_own(state: PageState) -> bool {
+    matches!(state, PageState::Resident | PageState::Swapped)
+}
+
+/// The parts of a span in mappings of private anonymous memory.
+fn anonymous(map: &RegionMap, span: Span) -> impl Iterator<Item = Span> + '_ {
+    let regions = map.within(span).filter(|region| region.is_zero_until_touched() && region.file().is_none());
+    regions.filter_map(move |region| region.span.intersection(span))
 }
 
 /// How many bytes are in runs.
@@ -164,9 +174,10 @@ mod tests {
     fn a_page_that_became_another_is_missing() {
         let wanted = runs(&[(0, 10, Resident), (10, 20, FileResident), (30, 40, Resident)]);
         let had = runs(&[(0, 4, Swapped), (4, 6, FileResident), (8, 12, Resident), (12, 20, FileResident)]);
+        let map = crate::maps::parse(b"0-3 rw-p 0 0:0 0 \n3-50 rw-p 0 8:1 7 /file\n").unwrap();
         assert_eq!(
-            missing(&wanted, &had),
-            runs(&[(4, 8, Resident), (10, 12, FileResident), (30, 40, Resident)])
+            missing(&wanted, &had, &map),
+            runs(&[(3, 8, Resident), (10, 12, FileResident), (30, 40, Resident)])
         );
         assert_eq!(
             without(&had, &[span(0, 9), span(13, 50)]),

@@ -100,9 +100,10 @@ impl Spool {
         Self { base: Some(base), places, ..Self::default() }
     }
 
-    /// How many bytes of memory it takes.
-    pub fn memory(&self) -> u64 {
-        ((self.buffers.len() + self.ready.len()) * UNIT) as u64
+    /// How many bytes of memory it takes; of what was made ready only where that is not about to be used.
+    pub fn memory(&self, held: bool) -> u64 {
+        let ready = if held { 0 } else { self.ready.len() };
+        ((self.buffers.len() + ready) * UNIT) as u64
     }
 
     /// Where in the file a span lies, if all of it does.
@@ -135,8 +136,10 @@ impl Spool {
                 .into_iter()
                 .filter(|list| !list.is_empty())
                 .map(|list| {
-                    scope
-                        .spawn(move || list.into_iter().map(|load| order.carry_out(load)).collect::<Vec<_>>())
+                    // The first that does not come back is the last: the process may be held meanwhile.
+                    scope.spawn(move || {
+                        list.into_iter().map(|load| order.carry_out(load)).collect::<Result<Vec<_>, _>>()
+                    })
                 })
                 .collect();
             threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
@@ -146,8 +149,7 @@ impl Spool {
                 action: "copy memory".into(),
                 source: std::io::Error::other("a copying thread panicked"),
             })?;
-            for result in results {
-                let filled = result?;
+            for filled in results? {
                 let buffer = self.buffers.len();
                 self.buffers.push(filled.buffer);
                 self.fresh.extend(filled.placed.into_iter().map(|(span, at)| Piece { span, buffer, at }));

@@ -34,8 +34,8 @@ pub(crate) trait Tracker: Send + Sync {
     /// By what it does.
     fn kind(&self) -> Kind;
 
-    /// Watches all mappings of a map that can be; also those that came since it was called before.
-    fn watch(&self, map: &RegionMap);
+    /// Watches all mappings of a map that can be, also those that came since it was called before, and returns the new ones.
+    fn watch(&self, map: &RegionMap) -> Vec<Span>;
 
     /// Takes note of what `pages` are like before they are armed, and arms them.
     fn begin(&self, pages: &PageRuns) -> Result<(), Error>;

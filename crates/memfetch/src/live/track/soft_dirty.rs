@@ -159,7 +159,10 @@ impl<'a> SoftDirty<'a> {
             let Some(wanted) = words.get_mut(..pages) else { continue };
             let read = pagemap::read_words(self.target.pagemap(), part.start().get() / PAGE, wanted)?;
             for (page, bits) in part.pieces(PAGE).zip(wanted.iter().take(read)) {
-                if bits & word::SOFT_DIRTY != 0 {
+                // The words do not tell the page of zeros from others, which a page given back and read again is. It is
+                // never mapped once.
+                let may_be_zero = bits & word::PRESENT != 0 && bits & (word::FILE | word::EXCLUSIVE) == 0;
+                if bits & word::SOFT_DIRTY != 0 || may_be_zero {
                     add(page);
                 }
             }
@@ -211,7 +214,9 @@ impl Tracker for BySoftDirty {
         Kind::SoftDirty
     }
 
-    fn watch(&self, _: &RegionMap) {}
+    fn watch(&self, _: &RegionMap) -> Vec<Span> {
+        Vec::new()
+    }
 
     fn begin(&self, _: &PageRuns) -> Result<(), Error> {
         self.run("clear the soft-dirty bits", |bits| bits.arm())

@@ -158,8 +158,9 @@ impl Tracker for WriteProtect {
         self.rearm_all(pages)
     }
 
-    fn watch(&self, map: &RegionMap) {
+    fn watch(&self, map: &RegionMap) -> Vec<Span> {
         let mut state = self.state();
+        let before = state.watched.clone();
         // What is watched already is not asked for again: a mapping that was moved there since may have marks of
         // protection from elsewhere, which would count from then on.
         let is_new = |region: &Region| !covers(&state.watched, region.span);
@@ -190,6 +191,8 @@ impl Tracker for WriteProtect {
             }
         }
         state.watched = Span::union(std::mem::take(&mut state.watched));
+        let watched = state.watched.iter().flat_map(|span| map.within(*span));
+        watched.map(|region| region.span).filter(|span| !covers(&before, *span)).collect()
     }
 
     /// Puts huge pages together again that tracking has split, too.
@@ -357,7 +360,10 @@ fn huge_in(target: &Target, cell: Span) -> std::io::Result<Vec<Span>> {
 /// Puts huge pages together that are none any more, and returns how many bytes of them stay small.
 fn mend(target: &Target, cell: Span) -> u64 {
     let now = Span::union(huge_in(target, cell).unwrap_or_default());
-    let split = |page: &Span| page.len() == HUGE && !now.iter().any(|span| span.covers(*page));
+    // What the process has given back of one since is not to be filled again.
+    let split = |page: &Span| {
+        page.len() == HUGE && !now.iter().any(|span| span.covers(*page)) && is_full(target, *page)
+    };
     cell.pieces(HUGE)
         .filter(split)
         .filter(|page| {
@@ -366,4 +372,18 @@ fn mend(target: &Target, cell: Span) -> u64 {
         })
         .map(Span::len)
         .sum()
+}
+
+/// Whether all pages of a span are in RAM.
+fn is_full(target: &Target, span: Span) -> bool {
+    let what = Scan {
+        start: span.start().get(),
+        end: span.end().get(),
+        all_of: category::PRESENT,
+        report: category::PRESENT,
+        ..Scan::default()
+    };
+    let mut found = [PageRange::default(); 2];
+    let count = pagemap::scan(target.pagemap(), &what, &mut found).map_or(0, |(count, _)| count);
+    count == 1 && found.first().is_some_and(|range| range.end - range.start == span.len())
 }
