@@ -413,7 +413,10 @@ pub(super) fn close(gathered: &Gathered, prepared: &Prepared, mut totals: Totals
             outcome.stops += 1;
         }
         outcome.tracked = Some(course.tracked(stopped));
-        outcome.remarks.extend(course.remarks());
+        // What is so of one stop is mostly so of the other.
+        let said = course.remarks().into_iter().filter(|remark| !outcome.remarks.contains(remark));
+        let said: Vec<String> = said.collect();
+        outcome.remarks.extend(said);
     }
     totals.digests.sort_unstable_by_key(|(index, _)| *index);
     Closed { outcome, pages, digests: totals.digests }
