@@ -182,12 +182,13 @@ impl OutputFile {
             return Ok(());
         }
         const PIECE: usize = 1 << 20;
-        let zeros =
-            memfetch_sys::buffer::Buffer::new(PIECE).map_err(|source| io("allocating a buffer", source))?;
+        // Some of them begin where direct writes must.
+        let zeros = vec![0_u8; PIECE + ALIGNMENT as usize];
+        let start = zeros.as_ptr().align_offset(ALIGNMENT as usize).min(ALIGNMENT as usize);
         let mut done = 0;
         while done < len {
             let now = (len - done).min(PIECE as u64);
-            self.write_at(zeros.get(..now as usize).unwrap_or_default(), offset + done)?;
+            self.write_at(zeros.get(start..start + now as usize).unwrap_or_default(), offset + done)?;
             done += now;
         }
         Ok(())
